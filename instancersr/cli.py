@@ -1,0 +1,552 @@
+"""The ``instancersr`` command. Heavy imports wait until a command runs: ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from instancersr.inference.images import Photo
+    from instancersr.inference.pipeline import InstanceRSRPipeline
+
+app = typer.Typer(
+    name="instancersr",
+    help="Sharp, natural enlargements of bad photos, and the map of the objects in them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+
+SMALLEST_TILE = 16
+
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+class UserError(Exception):
+    """What the user can put right: shown as one line."""
+
+
+@dataclass
+class Job:
+    """One picture to upscale."""
+
+    source: Path
+    output: Path
+    instances: Path | None
+    problem: str | None = None
+
+    @property
+    def writes(self) -> list[Path]:
+        return [self.output] + ([self.instances] if self.instances else [])
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"instancersr {version('instancersr')}")
+        except PackageNotFoundError:
+            typer.echo("instancersr, not installed")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+# ---------------------------------------------------------------------------------------------------- upscale
+
+
+@app.command(epilog="Example:  instancersr upscale holiday.jpg scans/ -o sharp/ --fidelity 0.7 --instances")
+def upscale(
+    inputs: Annotated[list[Path], typer.Argument(help="Pictures or folders; sub-folders are included.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the results, or a file name for a single picture. "
+                     "Without it: beside each input, as NAME_x4.png."),
+    ] = None,
+    scale: Annotated[float, typer.Option(min=1, max=16, help="Enlargement of each side.")] = 4,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Sampling steps; without it, the model's own number.")
+    ] = None,
+    fidelity: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="1 stays closest to the input, 0 is richest in new detail; "
+                     "without it, the model's own balance."),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same picture.")
+    ] = 0,
+    start_from: Annotated[
+        Literal["noise", "lr"], typer.Option(help="Begin from pure noise, or from the noised input.")
+    ] = "noise",
+    color_fix: Annotated[
+        Literal["wavelet", "adain", "none"], typer.Option(help="How colours are kept true to the input.")
+    ] = "wavelet",
+    tile: Annotated[
+        int, typer.Option(min=0, help="Side of a tile in input pixels; less needs less memory. 0: automatic.")
+    ] = 0,
+    model: Annotated[
+        str, typer.Option(help="'builtin', a folder saved by save_pretrained, or a hub id.")
+    ] = "builtin",
+    instances: Annotated[
+        bool, typer.Option("--instances", help="Also write NAME_instances.png: one colour an object.")
+    ] = False,
+    format: Annotated[
+        str, typer.Option(help="File type of the results: png, jpg, webp, tiff, bmp or avif.")
+    ] = "png",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace results that exist. An input is never replaced.")
+    ] = False,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; without it, what torch chooses.")
+    ] = None,
+) -> None:
+    """Upscale pictures: read, restore, enlarge, and keep EXIF, colour profile and transparency."""
+    _check_tile(tile)
+    errors = Console(stderr=True)
+    jobs = _plan(inputs, output, f"_x{scale:g}", _suffix(format), instances)
+    _find_problems(jobs, overwrite)
+
+    pipe: InstanceRSRPipeline | None = None
+    done = 0
+    try:
+        with _Progress(errors, len(jobs)) as progress:
+            for job in jobs:
+                try:
+                    if job.problem:
+                        raise UserError(job.problem)
+                    photo = _read(job, scale)
+                    if pipe is None:
+                        progress.begin("loading the model")
+                        pipe = _load(model, device, threads)
+                    started = time.perf_counter()
+                    progress.begin(job.source.name)
+                    result = pipe(
+                        photo.rgb,
+                        scale=scale,
+                        num_inference_steps=steps,
+                        generator=_generator(seed),
+                        start_from=start_from,
+                        fidelity=fidelity,
+                        color_fix=color_fix,
+                        tile=tile or None,
+                        progress=progress.tiles,
+                    )
+                    notes = _write(job, photo, result.images[0], result.instances[0])
+                except ModelError:
+                    raise
+                except Exception as error:
+                    if not _is_expected(error):
+                        raise
+                    progress.print(_line(_explain(job.source, error)), style="red")
+                else:
+                    done += 1
+                    for note in notes:
+                        progress.print(_line(f"note: {note}"), style="yellow")
+                    height, width = photo.rgb.shape[:2]
+                    size = "{}x{}".format(*result.images[0].size)
+                    seconds = time.perf_counter() - started
+                    progress.print(_line(
+                        f"{job.source} -> {job.output} ({width}x{height} -> {size}, {seconds:.1f} s)"
+                    ))
+                progress.finish_file()
+    except KeyboardInterrupt:
+        _fail(errors, f"interrupted; {done} done", INTERRUPTED)
+    except ModelError as error:
+        _fail(errors, str(error), 1)
+    failed = len(jobs) - done
+    errors.print(Text(f"{done} done, {failed} failed" if failed else f"{done} done"), soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+class ModelError(Exception):
+    """The model cannot be loaded: no file of the batch can be done."""
+
+
+def _check_tile(tile: int) -> None:
+    if 0 < tile < SMALLEST_TILE:
+        raise typer.BadParameter(f"a tile has at least {SMALLEST_TILE} pixels a side (0: automatic)",
+                                 param_hint="--tile")
+
+
+def _suffix(format: str) -> str:
+    from instancersr.inference.images import WRITABLE
+
+    suffix = f".{format.lower().lstrip('.')}"
+    if suffix not in WRITABLE:
+        raise typer.BadParameter(f"{format!r} cannot be written; choose {', '.join(s[1:] for s in WRITABLE)}",
+                                 param_hint="--format")
+    return suffix
+
+
+def _plan(inputs: list[Path], output: Path | None, mark: str, suffix: str, instances: bool) -> list[Job]:
+    """Which file becomes which; folders are searched here. Raises typer.BadParameter for an impossible -o."""
+    from instancersr.inference.images import WRITABLE, image_files
+
+    if output is not None and not output.is_dir() and output.suffix:
+        single = len(inputs) == 1 and not inputs[0].is_dir()
+        if output.suffix.lower() in WRITABLE:
+            if not single:
+                raise typer.BadParameter(f"{output} is one file, the inputs may be more; name a folder",
+                                         param_hint="--output")
+            return [Job(inputs[0], output, _beside(output, output.stem) if instances else None)]
+        if single:
+            raise typer.BadParameter(f"{output}: {output.suffix} cannot be written; "
+                                     f"choose {', '.join(WRITABLE)}, or name an existing folder",
+                                     param_hint="--output")
+    if output is not None and output.exists() and not output.is_dir():
+        raise typer.BadParameter(f"{output} is a file, not a folder", param_hint="--output")
+
+    def job(source: Path, folder: Path) -> Job:
+        target = folder / f"{source.stem}{mark}{suffix}"
+        return Job(source, target, _beside(target, source.stem) if instances else None)
+
+    jobs = []
+    for path in inputs:
+        if not path.is_dir():
+            jobs.append(job(path, output or path.parent))
+            continue
+        found = image_files(path)
+        if output is not None and path.resolve() in output.resolve().parents:
+            found = [file for file in found if output.resolve() not in file.resolve().parents]
+        in_folder = [job(file, (output or path) / file.relative_to(path).parent) for file in found]
+        # A second run over a folder must not enlarge the results of the first.
+        results = {target for j in in_folder for target in (j.output, _beside(j.output, j.source.stem))}
+        in_folder = [j for j in in_folder if j.source not in results]
+        if not in_folder:
+            in_folder = [Job(path, path, None, "no pictures in this folder (PNG, JPEG, WebP, TIFF, BMP...)")]
+        jobs.extend(in_folder)
+    return jobs
+
+
+def _beside(target: Path, stem: str) -> Path:
+    return target.with_name(f"{stem}_instances.png")
+
+
+def _find_problems(jobs: list[Job], overwrite: bool) -> None:
+    """Mark the jobs that would overwrite an input, each other's result or, unasked, an existing file."""
+    sources = {job.source.resolve() for job in jobs}
+    owners: dict[Path, Job] = {}
+    for job in jobs:
+        if job.problem:
+            continue
+        for path in job.writes:
+            real = path.resolve()
+            if real in sources:
+                job.problem = f"{path} is an input and is never overwritten; choose another --output"
+            elif real in owners:
+                job.problem = f"{path} is the result of {owners[real].source} already; rename one of them"
+            elif path.exists() and not path.is_dir() and not overwrite:
+                job.problem = f"{path} exists, use --overwrite to replace it"
+            if job.problem:
+                break
+            owners[real] = job
+
+
+def _read(job: Job, scale: float) -> Photo:
+    """The picture, once it is sure that its result can be written."""
+    from instancersr.inference.images import check_writable, read_image
+
+    photo = read_image(job.source)
+    height, width = (round(side * scale) for side in photo.rgb.shape[:2])
+    for path in job.writes:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(path, width, height)
+    return photo
+
+
+def _write(job: Job, photo: Photo, picture: Any, ids: np.ndarray) -> list[str]:
+    import numpy as np
+    from PIL import Image
+
+    from instancersr.inference.images import write_image
+
+    alpha = None
+    if photo.alpha is not None:
+        alpha = np.array(Image.fromarray(photo.alpha).resize(picture.size, Image.Resampling.LANCZOS))
+    rgb = np.array(picture)
+    notes = write_image(job.output, rgb, alpha=alpha, icc_profile=photo.icc_profile, exif=photo.exif)
+    if job.instances:
+        write_image(job.instances, _id_colors(int(ids.max()))[ids])
+    return notes
+
+
+def _id_colors(count: int) -> np.ndarray:
+    """A table (count + 1, 3) uint8 of colours: black for 0, all different, successive ones apart."""
+    import numpy as np
+
+    # An odd multiplier permutes the 24-bit codes, so no two ids share one; the golden ratio spreads them.
+    codes = np.arange(count + 1, dtype=np.int64) * (round(2**24 * 0.618034) | 1) % 2**24
+    bits = (codes[:, None] >> np.arange(23, -1, -1) & 1).astype(np.uint8)  # (count + 1, 24), highest first
+    # Every third bit is one channel's, so that each channel gets some of the high ones.
+    return np.packbits(bits.reshape(-1, 8, 3), axis=1)[:, 0]
+
+
+def _is_expected(error: Exception) -> bool:
+    """Files, settings and memory; anything else is a bug, and its traceback belongs in a report."""
+    from instancersr.inference.images import ImageError
+
+    return isinstance(error, (ImageError, UserError, OSError, ValueError, RuntimeError, MemoryError))
+
+
+def _explain(source: Path, error: Exception) -> str:
+    text = _first_line(str(error).removeprefix(f"{source}: ") or type(error).__name__)
+    # torch.OutOfMemoryError is for accelerators; its CPU allocator raises a plain RuntimeError
+    if isinstance(error, MemoryError) or any(s in text.lower() for s in ("out of memory", "can't allocate")):
+        text = "not enough memory; try a smaller --tile"
+    return f"error: {source}: {text}"
+
+
+def _load(model: str, device: Device, threads: int | None) -> InstanceRSRPipeline:
+    """Raises ModelError with one line."""
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    name = _pick_device(device)
+    try:
+        from instancersr.inference.pipeline import InstanceRSRPipeline
+
+        return InstanceRSRPipeline.from_pretrained(model).to(name)
+    except Exception as error:  # the hub, safetensors and JSON have their own exceptions
+        raise ModelError(f"error: cannot load the model {model}: {_first_line(error)}") from error
+
+
+def _pick_device(device: Device) -> str:
+    import torch
+
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if present[name])
+    if not present[device]:
+        raise ModelError(f"error: torch finds no {device} device on this machine; try --device auto")
+    return device
+
+
+def _generator(seed: int) -> Any:
+    """A new one for every picture, on the CPU: the result depends neither on the batch nor on the device."""
+    import torch
+
+    return torch.Generator().manual_seed(seed)
+
+
+class _Progress:
+    """Bars for files and tiles on a terminal, plain lines elsewhere; results on stdout, errors on stderr."""
+
+    def __init__(self, errors: Console, files: int):
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._errors = errors
+        self._out = Console()
+        self._bars: Progress | None = None
+        if errors.is_terminal:
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+                       TimeRemainingColumn())
+            self._bars = Progress(*columns, console=errors, transient=True)
+            self._files = self._bars.add_task("files", total=files)
+            self._tiles = self._bars.add_task("", total=None)
+
+    def __enter__(self) -> _Progress:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def begin(self, name: str) -> None:
+        if self._bars:
+            self._bars.reset(self._tiles, description=_printable(name)[:40], total=None)
+
+    def tiles(self, done: int, total: int) -> None:
+        if self._bars:
+            self._bars.update(self._tiles, completed=done, total=total)
+
+    def finish_file(self) -> None:
+        if self._bars:
+            self._bars.advance(self._files)
+
+    def print(self, line: Text, style: str | None = None) -> None:
+        """A styled line is for stderr. On a terminal all go through the console that draws the bars."""
+        console = self._errors if style or self._bars else self._out
+        console.print(line, style=style, soft_wrap=True)
+
+
+# ----------------------------------------------------------------------------------------------------- train
+
+
+@app.command(
+    epilog="Example:  instancersr train configs/compact.yaml optimizer.lr=1e-4"
+)
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file; see the folder configs.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="KEY=VALUE pairs that replace values of the file.")
+    ] = None,
+) -> None:
+    """Train a model as a configuration says; the same command resumes a run that was stopped."""
+    errors = Console(stderr=True)
+    try:
+        from instancersr.training.config import ConfigError
+        from instancersr.training.trainer import train_from_config
+    except ImportError as error:
+        reason = _first_line(error)
+        _fail(errors, f"error: training needs more packages ({reason}): pip install 'instancersr[train]'", 1)
+    try:
+        train_from_config(config, overrides or [])
+    except ConfigError as error:
+        _fail(errors, f"error: {_first_line(error)}", 2)
+    except KeyboardInterrupt:
+        _fail(errors, "interrupted", INTERRUPTED)
+
+
+# ----------------------------------------------------------------------------------------------------- doctor
+
+
+@app.command(epilog="Example:  instancersr doctor")
+def doctor(
+    model: Annotated[str, typer.Option(help="What to try: 'builtin', a folder, or a hub id.")] = "builtin",
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
+) -> None:
+    """Show what this installation consists of, and try the model on a 16x16 picture."""
+    from rich.table import Table
+
+    table = Table("", "what", "found")
+    broken = 0
+    for name, check in _checks(model, device):
+        try:
+            found, ok = check(), True
+        except Exception as error:  # a broken part must not hide the others
+            found, ok = _first_line(error).removeprefix("error: "), False
+        broken += not ok
+        mark = Text("ok", "green") if ok else Text("BROKEN", "red")
+        table.add_row(mark, name, _line(found))
+    out = Console()
+    # Off a terminal a table of 80 columns would cut what has to be pasted into a report.
+    out = out if out.is_terminal else Console(width=160)
+    out.print(table)
+    if broken:
+        _fail(Console(stderr=True), f"{broken} of {table.row_count} checks failed", 1)
+
+
+def _checks(model: str, device: Device) -> list[tuple[str, Callable[[], str]]]:
+    packages = ("torch", "diffusers", "numpy", "scipy", "pillow", "safetensors", "pydantic", "typer", "rich")
+    return [
+        ("instancersr", lambda: f"{_installed('instancersr')} in {Path(__file__).parent}"),
+        ("python", lambda: f"{platform.python_version()} on {platform.platform()}"),
+        *((name, lambda name=name: _installed(name, essential=True)) for name in packages),
+        ("HEIC pictures", lambda: _installed("pillow-heif", absent="no; pip install pillow-heif")),
+        ("CPU", _cpu),
+        ("device", lambda: _device(device)),
+        ("embedded weights", _embedded_weights),
+        ("model", lambda: _try_model(model, device)),
+    ]  # type: ignore[list-item]
+
+
+def _installed(package: str, essential: bool = False, absent: str = "not installed") -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        if essential:
+            raise UserError(f"not installed; pip install {package}") from None
+        return absent
+
+
+def _cpu() -> str:
+    import torch
+
+    features = [torch.backends.cpu.get_cpu_capability()]
+    info = Path("/proc/cpuinfo")
+    if info.is_file():  # torch says nothing of the bf16 units, which decide the speed
+        flags = info.read_text(errors="replace").split()
+        features += [flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags]
+    return f"{', '.join(features)}; {os.cpu_count()} cores, {torch.get_num_threads()} threads used"
+
+
+def _device(device: Device) -> str:
+    import torch
+
+    name = _pick_device(device)
+    return f"{name} ({torch.cuda.get_device_name()})" if name == "cuda" else name
+
+
+def _embedded_weights() -> str:
+    folder = Path(__file__).parent / "weights"
+    files = sorted(folder.rglob("*.safetensors"))
+    if not files:
+        raise UserError(f"none in {folder}; install the package again")
+    return f"{len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB in {folder}"
+
+
+def _try_model(model: str, device: Device) -> str:
+    import numpy as np
+
+    started = time.perf_counter()
+    pipe = _load(model, device, None)
+    loaded = time.perf_counter()
+    gradient = np.linspace(0, 255, 16 * 16 * 3).reshape(16, 16, 3).astype(np.uint8)
+    picture = pipe(gradient, scale=4, generator=_generator(0)).images[0]
+    if picture.size != (64, 64):
+        raise UserError(f"the model {model} made {picture.size} of a 16x16 picture, not 64x64")
+    return (f"{model}, {str(pipe.dtype).removeprefix('torch.')}, loaded in {loaded - started:.1f} s, "
+            f"16x16 -> 64x64 in {time.perf_counter() - loaded:.1f} s")
+
+
+# ----------------------------------------------------------------------------------------------------- common
+
+
+def _fail(console: Console, message: str, code: int) -> None:
+    console.print(_line(message), style="red", soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def _line(text: str) -> Text:
+    return Text(_printable(text))
+
+
+def _printable(text: str) -> str:
+    """One line, whatever a file name holds: line breaks, escape codes, undecodable bytes are spelled out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _first_line(error: BaseException | str) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def main() -> None:
+    """Entry point of the command: Ctrl-C ends it quietly wherever it comes."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted", style="red")
+        sys.exit(INTERRUPTED)

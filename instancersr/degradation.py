@@ -1,0 +1,295 @@
+"""Degradation, Eq. 1 of the paper: an HR photo becomes a bad LR photo.
+
+The second-order pipeline of Real-ESRGAN (Wang et al., 2021, arXiv:2107.10833): blur, resize, noise, JPEG,
+all of it twice, then a final sinc filter. Every sample draws its parameters and its noise from its own seed,
+so a result does not depend on the batch it was computed in, nor on the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .jpeg import jpeg
+
+Range = tuple[float, float]
+
+KERNEL_SIZES = tuple(range(7, 22, 2))
+"""Widths of the blur kernels, in pixels of the picture that they blur."""
+FULL_KERNEL = KERNEL_SIZES[-1]
+KERNEL_KINDS = (
+    "isotropic",
+    "anisotropic",
+    "generalized_isotropic",
+    "generalized_anisotropic",
+    "plateau_isotropic",
+    "plateau_anisotropic",
+)
+RESIZE_MODES = ("area", "bilinear", "bicubic")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One round of blur, resize, noise and JPEG. Ranges are uniform; noise is in grey levels of 255."""
+
+    blur_prob: float
+    sigma: Range
+    resize_probs: tuple[float, float, float]
+    """Probability of enlarging, shrinking, keeping."""
+    resize_range: Range
+    gaussian_sigma: Range
+    poisson_scale: Range
+    jpeg_quality: Range
+    sinc_prob: float = 0.1
+    kernel_probs: tuple[float, ...] = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
+    """One probability for each of `KERNEL_KINDS`."""
+    beta_generalized: Range = (0.5, 4.0)
+    beta_plateau: Range = (1.0, 2.0)
+    gaussian_prob: float = 0.5
+    """Gaussian noise, else Poisson noise."""
+    gray_prob: float = 0.4
+    """Noise that is the same in the three channels."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A second-order degradation: two stages, and the sinc filter that the second one ends with."""
+
+    first: Stage
+    second: Stage
+    final_sinc_prob: float = 0.8
+
+
+def _preset(resize1: Range, resize2: Range, noise1: Range, noise2: Range, poisson1: Range, poisson2: Range,
+            jpeg1: Range, jpeg2: Range, second_blur: float) -> Preset:
+    return Preset(
+        Stage(1.0, (0.2, 3.0), (0.2, 0.7, 0.1), resize1, noise1, poisson1, jpeg1),
+        Stage(second_blur, (0.2, 1.5), (0.3, 0.4, 0.3), resize2, noise2, poisson2, jpeg2),
+    )
+
+
+PRESETS: dict[str, Preset] = {
+    # Real-ESRGAN's own training options.
+    "realesrgan": _preset((0.15, 1.5), (0.3, 1.2), (1, 30), (1, 25), (0.05, 3), (0.05, 2.5), (30, 95), (30, 95), 0.8),
+    # The milder variant that SeeSR and DiT4SR trained with.
+    "seesr": _preset((0.3, 1.5), (0.6, 1.2), (1, 15), (1, 12), (0.05, 2), (0.05, 1), (60, 95), (60, 100), 0.5),
+    # What a camera does: optical blur of any orientation, little noise, hardly any compression.
+    "camera": Preset(
+        Stage(1.0, (0.6, 4.0), (0.0, 0.0, 1.0), (1, 1), (0, 4), (0.01, 0.3), (95, 100),
+              sinc_prob=0.0, kernel_probs=(0.3, 0.6, 0.02, 0.04, 0.01, 0.03)),
+        Stage(0.0, (0.2, 1.5), (0.0, 0.0, 1.0), (1, 1), (0, 1), (0.01, 0.05), (90, 100)),
+        final_sinc_prob=0.1,
+    ),
+}
+
+
+def degrade(hr: Tensor, preset: str | Preset | Sequence[str | Preset] = "seesr",
+            seeds: Sequence[int] | None = None, scale: int = 4) -> Tensor:
+    """Degrades HR pictures into LR pictures (Eq. 1).
+
+    Args:
+        hr: (B, 3, H, W) in [0, 1], H and W divisible by `scale`.
+        preset: a name in `PRESETS` or a `Preset`, or one of them for each sample.
+        seeds: one integer a sample; drawn from torch's global generator when None.
+        scale: how many times smaller the result is.
+
+    Returns:
+        (B, 3, H/scale, W/scale) in [0, 1], rounded to 8 bits, on the device of `hr`.
+
+    Raises:
+        ValueError: shape, preset or number of seeds is wrong.
+    """
+    _check(hr, scale)
+    batch = len(hr)
+    presets = [_find_preset(p) for p in ([preset] * batch if isinstance(preset, (str, Preset)) else preset)]
+    if seeds is None:
+        seeds = torch.randint(2**62, (batch,)).tolist()
+    if len(seeds) != batch or len(presets) != batch:
+        raise ValueError(f"degrade: {batch} pictures but {len(seeds)} seeds and {len(presets)} presets")
+    with torch.no_grad():
+        return torch.cat([_degrade_one(x[None].float(), p, np.random.default_rng(s), scale)
+                          for x, p, s in zip(hr, presets, seeds, strict=True)])
+
+
+def _check(hr: Tensor, scale: int) -> None:
+    if hr.ndim != 4 or hr.shape[1] != 3:
+        raise ValueError(f"degrade: hr must be (B, 3, H, W), not {tuple(hr.shape)}")
+    if hr.shape[2] % scale or hr.shape[3] % scale:
+        raise ValueError(f"degrade: height and width must be divisible by {scale}, not {tuple(hr.shape[2:])}")
+
+
+def _find_preset(preset: str | Preset) -> Preset:
+    if isinstance(preset, Preset):
+        return preset
+    if preset not in PRESETS:
+        raise ValueError(f"degradation preset {preset!r} is unknown; use one of {', '.join(PRESETS)}")
+    return PRESETS[preset]
+
+
+def _degrade_one(hr: Tensor, preset: Preset, rng: np.random.Generator, scale: int) -> Tensor:
+    height, width = hr.shape[2] // scale, hr.shape[3] // scale
+    x = _blur_stage(hr, preset.first, rng)
+    factor = _resize_factor(preset.first, rng)
+    x = _resize(x, round(hr.shape[2] * factor), round(hr.shape[3] * factor), rng)
+    x = _add_noise(x, preset.first, rng)
+    x = _compress(x, preset.first, rng)
+
+    x = _blur_stage(x, preset.second, rng)
+    factor = _resize_factor(preset.second, rng)
+    x = _resize(x, round(height * factor), round(width * factor), rng)
+    x = _add_noise(x, preset.second, rng)
+
+    kernel = _final_kernel(preset, rng)
+    if rng.random() < 0.5:
+        x = _filter(_resize(x, height, width, rng), kernel)
+        x = _compress(x, preset.second, rng)
+    else:
+        x = _compress(x, preset.second, rng)
+        x = _filter(_resize(x, height, width, rng), kernel)
+    return (x.clamp(0, 1) * 255).round() / 255
+
+
+# ---------------------------------------------------------------------------------------------- blur
+
+
+def gaussian_kernel(size: int, sigma_x: float, sigma_y: float, theta: float = 0.0, beta: float = 1.0) -> np.ndarray:
+    """(size, size) generalised Gaussian exp(-r^(2 beta) / 2), r the Mahalanobis radius; beta 1 is the Gaussian.
+
+    sigma_x and sigma_y are in pixels along the axes turned by theta radians. Sums to 1.
+    """
+    return _normalized(np.exp(-0.5 * _radius_squared(size, sigma_x, sigma_y, theta) ** beta))
+
+
+def plateau_kernel(size: int, sigma_x: float, sigma_y: float, theta: float = 0.0, beta: float = 1.0) -> np.ndarray:
+    """(size, size) plateau-shaped kernel 1 / (1 + r^(2 beta)). Arguments as for `gaussian_kernel`."""
+    return _normalized(1 / (1 + _radius_squared(size, sigma_x, sigma_y, theta) ** beta))
+
+
+def sinc_kernel(size: int, cutoff: float) -> np.ndarray:
+    """(size, size) ideal circular low-pass filter; cutoff in radians a pixel, pi passes all. Sums to 1.
+
+    It rings, as over-sharpened and recompressed photos do.
+    """
+    from scipy.special import j1
+
+    offsets = np.arange(size) - (size - 1) / 2
+    radius = np.hypot(*np.meshgrid(offsets, offsets))
+    center = radius == 0
+    radius[center] = 1
+    kernel = cutoff * j1(cutoff * radius) / (2 * np.pi * radius)
+    kernel[center] = cutoff**2 / (4 * np.pi)  # the limit at r = 0
+    return _normalized(kernel)
+
+
+def _radius_squared(size: int, sigma_x: float, sigma_y: float, theta: float) -> np.ndarray:
+    offsets = np.arange(size) - (size - 1) / 2
+    x, y = np.meshgrid(offsets, offsets)
+    along = x * math.cos(theta) + y * math.sin(theta)
+    across = -x * math.sin(theta) + y * math.cos(theta)
+    return (along / sigma_x) ** 2 + (across / sigma_y) ** 2
+
+
+def _normalized(kernel: np.ndarray) -> np.ndarray:
+    return kernel / kernel.sum()
+
+
+def _random_kernel(stage: Stage, rng: np.random.Generator) -> np.ndarray:
+    size = int(rng.choice(KERNEL_SIZES))
+    if rng.random() < stage.sinc_prob:
+        return sinc_kernel(size, _random_cutoff(size, rng))
+    kind = KERNEL_KINDS[rng.choice(len(KERNEL_KINDS), p=stage.kernel_probs)]
+    sigma_x = sigma_y = rng.uniform(*stage.sigma)
+    theta = 0.0
+    if kind.endswith("anisotropic"):
+        sigma_y, theta = rng.uniform(*stage.sigma), rng.uniform(-math.pi, math.pi)
+    if kind.startswith("plateau"):
+        return plateau_kernel(size, sigma_x, sigma_y, theta, _random_beta(stage.beta_plateau, rng))
+    beta = _random_beta(stage.beta_generalized, rng) if kind.startswith("generalized") else 1.0
+    return gaussian_kernel(size, sigma_x, sigma_y, theta, beta)
+
+
+def _random_beta(bounds: Range, rng: np.random.Generator) -> float:
+    # heavy tails (beta < 1) and flat tops (beta > 1) equally often
+    low, high = bounds
+    if low < 1 and rng.random() < 0.5:
+        return rng.uniform(low, 1)
+    return rng.uniform(max(low, 1), high)
+
+
+def _random_cutoff(size: int, rng: np.random.Generator) -> float:
+    # a small kernel cannot hold the long ringing of a low cutoff
+    return rng.uniform(math.pi / 3 if size < 13 else math.pi / 5, math.pi)
+
+
+def _blur_stage(x: Tensor, stage: Stage, rng: np.random.Generator) -> Tensor:
+    return _filter(x, _random_kernel(stage, rng)) if rng.random() < stage.blur_prob else x
+
+
+def _final_kernel(preset: Preset, rng: np.random.Generator) -> np.ndarray | None:
+    if rng.random() >= preset.final_sinc_prob:
+        return None
+    size = int(rng.choice(KERNEL_SIZES))
+    return sinc_kernel(size, rng.uniform(math.pi / 3, math.pi))
+
+
+def _filter(x: Tensor, kernel: np.ndarray | None) -> Tensor:
+    if kernel is None:
+        return x
+    pad = kernel.shape[0] // 2
+    mode = "reflect" if pad < min(x.shape[2:]) else "replicate"
+    weight = torch.from_numpy(kernel).to(x).expand(3, 1, *kernel.shape)
+    return F.conv2d(F.pad(x, [pad] * 4, mode=mode), weight, groups=3)
+
+
+# -------------------------------------------------------------------------------------------- resize
+
+
+def _resize_factor(stage: Stage, rng: np.random.Generator) -> float:
+    direction = rng.choice(3, p=stage.resize_probs)
+    low, high = stage.resize_range
+    if direction == 0:
+        return rng.uniform(1, max(high, 1))
+    return rng.uniform(min(low, 1), 1) if direction == 1 else 1.0
+
+
+def _resize(x: Tensor, height: int, width: int, rng: np.random.Generator) -> Tensor:
+    mode = str(rng.choice(RESIZE_MODES))
+    size = (max(height, 1), max(width, 1))
+    if size == tuple(x.shape[2:]):
+        return x
+    return F.interpolate(x, size, mode=mode, align_corners=None if mode == "area" else False)
+
+
+# --------------------------------------------------------------------------------------------- noise
+
+
+def _add_noise(x: Tensor, stage: Stage, rng: np.random.Generator) -> Tensor:
+    gaussian, gray = rng.random() < stage.gaussian_prob, rng.random() < stage.gray_prob
+    if gaussian:
+        shape = (1, 1 if gray else 3, *x.shape[2:])
+        noise = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(x)
+        return (x + noise * (rng.uniform(*stage.gaussian_sigma) / 255)).clamp(0, 1)
+    return (x + _poisson_noise(x, gray, rng) * rng.uniform(*stage.poisson_scale)).clamp(0, 1)
+
+
+def _poisson_noise(x: Tensor, gray: bool, rng: np.random.Generator) -> Tensor:
+    """Shot noise of a picture whose number of grey levels stands for the photons at full white."""
+    clean = x.clamp(0, 1).mul(255).round().div(255).cpu().numpy()
+    if gray:
+        clean = np.tensordot([[0.299, 0.587, 0.114]], clean, ([1], [1])).transpose(1, 0, 2, 3)
+        clean = np.round(clean * 255) / 255
+    levels = 2.0 ** math.ceil(math.log2(max(len(np.unique(clean)), 2)))
+    return torch.from_numpy(rng.poisson(clean * levels) / levels - clean).to(x)
+
+
+def _compress(x: Tensor, stage: Stage, rng: np.random.Generator) -> Tensor:
+    return jpeg(x.clamp(0, 1), [round(rng.uniform(*stage.jpeg_quality))])
+
+
+__all__ = ["KERNEL_KINDS", "PRESETS", "Preset", "Stage", "degrade", "gaussian_kernel", "plateau_kernel", "sinc_kernel"]

@@ -1,0 +1,125 @@
+"""The joint diffusion: layout of the latents, forward process (Eq. 2), and what the networks predict.
+
+Everything that both training and sampling must agree on is here. `z` is the joint latent [z_x; z_m], `z_y` the
+latent of the restored LR photo, `alpha` and `sigma` the signal and noise scales: z_t = alpha z + sigma eps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from .models import ControlNet, JointDiT
+
+
+def encode(autoencoder: torch.nn.Module, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Pictures (B, 3, H, W) in [0, 1] -> scaled latents (B, C, H/8, W/8), of our autoencoder or an `AutoencoderKL`."""
+    posterior = autoencoder.encode(pictures * 2 - 1).latent_dist
+    shift = getattr(autoencoder.config, "shift_factor", None) or 0.0
+    return (posterior.sample(generator) - shift) * autoencoder.config.scaling_factor
+
+
+def decode(autoencoder: torch.nn.Module, latents: Tensor) -> Tensor:
+    """Scaled latents (B, C, h, w) -> pictures (B, 3, 8h, 8w), about [0, 1], not clamped."""
+    shift = getattr(autoencoder.config, "shift_factor", None) or 0.0
+    return autoencoder.decode(latents / autoencoder.config.scaling_factor + shift).sample / 2 + 0.5
+
+
+def join(z_x: Tensor, z_m: Tensor) -> Tensor:
+    """The photo's and the map's latents, (B, C, h, w) each -> (B, 2C, h, w)."""
+    return torch.cat([z_x, z_m], 1)
+
+
+def split(z: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of `join`."""
+    z_x, z_m = z.chunk(2, 1)
+    return z_x, z_m
+
+
+def noise_scales(scheduler: DDIMScheduler, timestep: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha and sigma, (B, 1, 1, 1) each, at (B,) integer timesteps."""
+    signal = scheduler.alphas_cumprod.to(timestep.device)[timestep][:, None, None, None]
+    return signal.sqrt(), (1 - signal).sqrt()
+
+
+def add_noise(z: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The forward process of Eq. 2."""
+    return alpha * z + sigma * noise
+
+
+@dataclass
+class Prediction:
+    """What one evaluation of the networks says.
+
+    clean: (B, 2C, h, w) estimate of z. raw: the network's own output (the learned variance cut off).
+    hidden: (B, N, D) tokens f, or None.
+    """
+
+    clean: Tensor
+    raw: Tensor
+    hidden: Tensor | None
+
+
+class Denoiser:
+    """The transformer and its control branch under one noise schedule.
+
+    A transformer with `residual_std` is preconditioned: see `gaussian_posterior`. Without, it predicts the noise.
+    """
+
+    def __init__(self, transformer: JointDiT, controlnet: ControlNet, scheduler: DDIMScheduler):
+        self.transformer, self.controlnet, self.scheduler = transformer, controlnet, scheduler
+
+    def __call__(self, z_t: Tensor, z_y: Tensor, timestep: Tensor, token_offset: Tensor | None = None,
+                 hidden_layer: int | None = None) -> Prediction:
+        """z_t (B, 2C, h, w), z_y (B, C, h, w), timestep (B,) integers -> the prediction."""
+        raw, hidden = self._evaluate(z_t, z_y, timestep, token_offset, hidden_layer)
+        alpha, sigma = noise_scales(self.scheduler, timestep)
+        std = self._residual_std(z_t)
+        if std is None:
+            return Prediction((z_t - sigma * raw) / alpha, raw, hidden)
+        mean, deviation = gaussian_posterior(z_t, prior_mean(z_y), std, alpha, sigma)
+        return Prediction(mean + deviation * raw, raw, hidden)
+
+    def target(self, z: Tensor, z_t: Tensor, z_y: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """What `raw` should have been: the noise, or the preconditioned residual."""
+        std = self._residual_std(z_t)
+        if std is None:
+            return noise
+        alpha, sigma = noise_scales(self.scheduler, timestep)
+        mean, deviation = gaussian_posterior(z_t, prior_mean(z_y), std, alpha, sigma)
+        return (z - mean) / deviation.clamp_min(1e-3)
+
+    def _evaluate(self, z_t: Tensor, z_y: Tensor, timestep: Tensor, token_offset: Tensor | None,
+                  hidden_layer: int | None) -> tuple[Tensor, Tensor | None]:
+        tokens, conditioning = self.transformer.embed(z_t, timestep, token_offset=token_offset)
+        control = self.controlnet(tokens, conditioning, z_y)
+        out = self.transformer(z_t, timestep, control, token_offset=token_offset, hidden_layer=hidden_layer)
+        return out.sample[:, : z_t.shape[1]], out.hidden
+
+    def _residual_std(self, like: Tensor) -> Tensor | None:
+        std = self.transformer.config.residual_std
+        return None if std is None else torch.tensor(list(std)).to(like)[:, None, None]
+
+
+def prior_mean(z_y: Tensor) -> Tensor:
+    """What is known of z before any noise is seen: the restored photo, and nothing of the map (its mean is 0)."""
+    return join(z_y, torch.zeros_like(z_y))
+
+
+def gaussian_posterior(z_t: Tensor, mean: Tensor, std: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of z given z_t, were z Gaussian with the given mean and deviations.
+
+    The network then has only to say, in units of that deviation, how the true z differs: EDM's preconditioning
+    (Karras et al., 2022, arXiv:2206.00364) around z_y instead of zero, with a deviation for each channel.
+
+    Args:
+        z_t, mean: (B, C, h, w).
+        std: (C, 1, 1).
+        alpha, sigma: (B, 1, 1, 1), sigma > 0 or alpha > 0.
+    """
+    variance = (alpha * std).square() + sigma.square()
+    gain = alpha * std.square() / variance
+    return mean + gain * (z_t - alpha * mean), std * sigma / variance.sqrt()

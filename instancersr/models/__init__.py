@@ -1,0 +1,8 @@
+"""The networks. They know nothing of files, training or users."""
+
+from .autoencoder import BlockAutoencoder
+from .controlnet import ControlNet
+from .restoration import RestorationNetwork
+from .transformer import JointDiT
+
+__all__ = ["BlockAutoencoder", "ControlNet", "JointDiT", "RestorationNetwork"]

@@ -1,0 +1,254 @@
+"""Training configuration: YAML + `key=value` overrides, checked before anything is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from ..degradation import PRESETS
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; one line that names the key."""
+
+
+class Section(BaseModel):
+    """A typo is an error that names the key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Section):
+    """Where the photos are and how crops are cut and degraded."""
+
+    photos: str
+    """A folder of photos, a folder of tars, a tar, or a glob pattern of tars."""
+    cache: Path = Path("cache")
+    """Folder for decoded photos and teacher features."""
+    crop: int = Field(128, ge=32, multiple_of=16)
+    """Side of an HR crop in pixels; the LR crop is a quarter of it."""
+    presets: dict[str, float] = {"seesr": 1.0}
+    """Degradation presets and their shares."""
+    downscale_prob: float = Field(0.0, ge=0, le=1)
+    """Share of crops shrunk from a larger window, which makes the truth sharper."""
+    max_offset: int = Field(0, ge=0)
+    """Crops pretend to lie up to so many tokens into a larger picture."""
+    workers: int = Field(1, ge=0)
+
+    @model_validator(mode="after")
+    def _presets_exist(self) -> DataConfig:
+        for name in self.presets:
+            if name not in PRESETS:
+                raise ValueError(f"preset {name!r} is unknown; use {', '.join(PRESETS)}")
+        return self
+
+
+class OptimizerConfig(Section):
+    """AdamW. Progress is counted in images."""
+
+    lr: float = Field(2e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup_images: int = Field(3200, ge=0)
+    decay: Literal["constant", "cosine"] = "cosine"
+    """Cosine: from `lr` after the warm-up to a fiftieth of it at the end."""
+    clip: float = Field(1.0, gt=0)
+    """Largest norm of the gradient."""
+    ema_images: float = Field(10000, gt=0)
+    """Time constant of the weights' moving average."""
+
+
+class LogConfig(Section):
+    """What is written while training."""
+
+    checkpoint_images: int = Field(20000, gt=0)
+    keep: int = Field(2, ge=1)
+    """Checkpoints kept."""
+    sample_images: int = Field(20000, gt=0)
+    """Validation and the sample grid, every so many images."""
+    validation_crops: int = Field(64, ge=1)
+
+
+class PerceptualConfig(Section):
+    """LPIPS with VGG16 features (never AlexNet's, which the benchmark's metric uses), on windows of the crop."""
+
+    weight: float = Field(0.0, ge=0)
+    window: int = Field(64, ge=32)
+
+
+class TrainConfig(Section):
+    """What every task has."""
+
+    output: Path
+    images: int = Field(gt=0)
+    """Train until so many images were seen."""
+    batch: int = Field(32, gt=0)
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    threads: int = Field(0, ge=0)
+    """CPU threads; 0 leaves torch's choice."""
+    data: DataConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    log: LogConfig = LogConfig()
+
+
+class AutoencoderConfig(TrainConfig):
+    """Fits the block transform in closed form; trains the learned layers, if any, with the transform held."""
+
+    task: Literal["autoencoder"]
+    latent_channels: int = Field(32, ge=1, le=192)
+    refine_channels: int = Field(0, ge=0)
+
+
+class RestorationConfig(TrainConfig):
+    """Trains the restoration network y -> y-hat."""
+
+    task: Literal["restoration"]
+    channels: int = Field(64, ge=4)
+    blocks: int = Field(16, ge=1)
+    init: Path | None = None
+    """A folder with a network to begin from."""
+    perceptual: PerceptualConfig = PerceptualConfig()
+
+
+class ScheduleConfig(Section):
+    """Arguments of `diffusers.DDIMScheduler`."""
+
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    rescale_betas_zero_snr: bool = True
+    timestep_spacing: Literal["leading", "linspace", "trailing"] = "trailing"
+
+
+class TransformerConfig(Section):
+    """Size of JointDiT and its control branch."""
+
+    width: int = 320
+    depth: int = Field(8, ge=1)
+    heads: int = Field(5, ge=1)
+    patch_size: int = 2
+    control_depth: int = Field(3, ge=1)
+    prediction: Literal["residual", "noise"] = "residual"
+
+    @model_validator(mode="after")
+    def _fits(self) -> TransformerConfig:
+        if self.width % self.heads or self.width % 4:
+            raise ValueError(f"width {self.width} must be divisible by 4 and by heads ({self.heads})")
+        if self.control_depth > self.depth:
+            raise ValueError(f"control_depth {self.control_depth} is more than depth {self.depth}")
+        return self
+
+
+class AlignmentConfig(Section):
+    """Eq. 5, Eq. 6 and dispersion, all on the tokens after block `layer`."""
+
+    layer: int = Field(3, ge=1)
+    teacher: str | None = None
+    """DINOv2: hub name or folder. None switches Eq. 5 off."""
+    teacher_layer: int | None = None
+    """Block of the teacher, counted from 1; None for its output."""
+    weight: float = Field(0.5, ge=0)
+    """Lambda of Eq. 5."""
+    until: float = Field(1.0, ge=0, le=1)
+    """Share of the run after which Eq. 5 is switched off (HASTE)."""
+    every: int = Field(1, ge=1)
+    """Eq. 5 is computed for every so many samples of a batch: the teacher is as dear as the transformer."""
+    scale_weight: float = Field(0.1, ge=0)
+    """Lambda of Eq. 6."""
+    scale_targets: Literal["predictable", "literal"] = "predictable"
+    """Literal: raw l2 norms and targets redrawn at every step."""
+    dispersion_weight: float = Field(0.0, ge=0)
+    dispersion_temperature: float = Field(0.5, gt=0)
+
+
+class SamplerConfig(Section):
+    """The last stage: the few-step sampler is trained through its own steps with losses on pixels."""
+
+    weight: float = Field(0.0, ge=0)
+    """Of L1 on pixels; 0 switches the stage off."""
+    steps: int = Field(2, ge=1)
+    """Sampling steps that are run; the gradient goes through one of them."""
+    perceptual: PerceptualConfig = PerceptualConfig()
+
+
+class DiffusionConfig(TrainConfig):
+    """Trains JointDiT and its control branch on latents of a frozen autoencoder and restoration network."""
+
+    task: Literal["diffusion"]
+    autoencoder: Path
+    restoration: Path | None = None
+    """None: y-hat is the bicubic enlargement, as in the paper."""
+    init: Path | None = None
+    """A folder of a pipeline whose transformer and control branch to begin from."""
+    transformer: TransformerConfig = TransformerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    terminal_prob: float = Field(0.25, ge=0, le=1)
+    """Share of samples at the last timestep, pure noise, where sampling begins."""
+    denoising_weight: float = Field(1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _layers_exist(self) -> DiffusionConfig:
+        if self.alignment.layer > self.transformer.depth:
+            raise ValueError(f"alignment.layer {self.alignment.layer} is more than depth {self.transformer.depth}")
+        if self.data.crop % (8 * self.transformer.patch_size):
+            raise ValueError(f"data.crop {self.data.crop} does not divide into tokens of "
+                             f"{8 * self.transformer.patch_size} pixels")
+        return self
+
+
+AnyConfig = Annotated[AutoencoderConfig | RestorationConfig | DiffusionConfig, Field(discriminator="task")]
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> AutoencoderConfig | RestorationConfig | DiffusionConfig:
+    """Reads a YAML file and applies `a.b=value` overrides (values are YAML).
+
+    Raises:
+        ConfigError: the file is missing or no YAML, or a key is unknown, missing or of the wrong type.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values, such as `task: restoration`")
+    for override in overrides or []:
+        _apply(values, override)
+    try:
+        return TypeAdapter(AnyConfig).validate_python(values)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_describe(error)}") from error
+
+
+def _apply(values: dict, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"override {override!r}: expected key=value, such as batch=16")
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"override {override!r}: {parent} is a value, not a section")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
+
+
+def _describe(error: ValidationError) -> str:
+    problems = []
+    for problem in error.errors():
+        # the discriminator's value, the first part, is no key of the file
+        key = ".".join(str(part) for part in problem["loc"][1:]) or "task"
+        reason = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
+        problems.append(f"{key}: {reason}")
+    return "; ".join(problems)

@@ -1,0 +1,272 @@
+"""Photos with instance masks -> training samples.
+
+Shards are WebDataset tars of `KEY.webp|jpg|png` and, where known, `KEY.json` (instance masks in SA-1B's format);
+a plain folder of the same files works too. They are decoded once into a cache of raw pixels, and a sample is a
+pure function of (seed, number of the sample): any worker count, and any resumed run, sees the same crops.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from ..degradation import degrade
+from ..instances import colorize, id_map_from_annotations, scale_target
+
+PHOTO_SUFFIXES = (".webp", ".jpg", ".jpeg", ".png")
+TOKEN = 16
+"""HR pixels along one side of a token: f8 autoencoder, patch 2."""
+
+
+class DataError(Exception):
+    """A shard, photo or annotation that cannot be used; one line that names it."""
+
+
+def is_held_out(key: str) -> bool:
+    """Whether a photo belongs to the validation tenth, by a hash of its key (its file name without suffix)."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 10 == 0
+
+
+# --------------------------------------------------------------------------------- reading the sources
+
+
+def find_sources(pattern: str | Path) -> list[Path]:
+    """A folder of photos, a tar, or a glob pattern of tars -> the folders and tars it stands for."""
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        return sorted(path.glob("*.tar")) or [path]
+    found = sorted(path.parent.glob(path.name))
+    if not found:
+        raise DataError(f"{pattern}: no such shards or folder; set data.photos to a folder of photos or tars")
+    return found
+
+
+def read_source(source: Path) -> Iterator[tuple[str, bytes, dict | None]]:
+    """Yields (key, encoded photo, SA-1B annotations or None) of a tar or a folder, ordered by key."""
+    if source.is_dir():
+        for photo in sorted(p for p in source.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES):
+            notes = photo.with_suffix(".json")
+            yield photo.stem, photo.read_bytes(), json.loads(notes.read_text()) if notes.exists() else None
+        return
+    try:
+        with tarfile.open(source) as tar:
+            members = {m.name: m for m in tar if m.isfile()}
+            for name in sorted(n for n in members if Path(n).suffix.lower() in PHOTO_SUFFIXES):
+                notes = members.get(str(Path(name).with_suffix(".json")))
+                yield (Path(name).stem, _read(tar, members[name]), json.loads(_read(tar, notes)) if notes else None)
+    except (tarfile.TarError, OSError) as error:
+        raise DataError(f"{source}: not a readable tar ({error})") from error
+
+
+def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None  # only regular files are asked for
+    return file.read()
+
+
+# ------------------------------------------------------------------------------------------- the cache
+
+
+@dataclass(frozen=True)
+class PhotoRecord:
+    """Where one decoded photo lies in the cache. Sizes and offset in pixels."""
+
+    key: str
+    height: int
+    width: int
+    offset: int
+
+
+class PhotoCache:
+    """Decoded photos: `rgb.bin` (uint8, 3 a pixel), `ids.bin` (uint16, one a pixel) and `index.json`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.records = [PhotoRecord(**r) for r in json.loads((folder / "index.json").read_text())]
+        self._rgb: np.ndarray | None = None
+        self._ids: np.ndarray | None = None
+
+    def __getstate__(self) -> dict:
+        return {"folder": self.folder, "records": self.records, "_rgb": None, "_ids": None}
+
+    def rgb(self, record: PhotoRecord) -> np.ndarray:
+        """(H, W, 3) uint8, a view of the file."""
+        if self._rgb is None:
+            self._rgb = np.memmap(self.folder / "rgb.bin", np.uint8, mode="r")
+        start, count = 3 * record.offset, 3 * record.height * record.width
+        return self._rgb[start : start + count].reshape(record.height, record.width, 3)
+
+    def ids(self, record: PhotoRecord) -> np.ndarray:
+        """(H, W) uint16 instance ids, 0 where no instance is known, a view of the file."""
+        if self._ids is None:
+            self._ids = np.memmap(self.folder / "ids.bin", np.uint16, mode="r")
+        start, count = record.offset, record.height * record.width
+        return self._ids[start : start + count].reshape(record.height, record.width)
+
+
+def build_cache(sources: Sequence[Path], cache_root: Path, min_side: int) -> PhotoCache:
+    """Decodes all photos of `sources` whose sides are at least `min_side`; does nothing if that is done already."""
+    folder = cache_root / f"photos-{_fingerprint(sources, min_side)}"
+    if not (folder / "index.json").exists():
+        cache_root.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=cache_root))
+        try:
+            _decode_all(sources, partial, min_side)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial, folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    return PhotoCache(folder)
+
+
+def _fingerprint(sources: Sequence[Path], min_side: int) -> str:
+    state = [[str(s.resolve()), s.stat().st_size, s.stat().st_mtime_ns] for s in sources]
+    return hashlib.sha256(json.dumps([state, min_side]).encode()).hexdigest()[:12]
+
+
+def _decode_all(sources: Sequence[Path], folder: Path, min_side: int) -> None:
+    records: list[dict] = []
+    offset = 0
+    with open(folder / "rgb.bin", "wb") as rgb_file, open(folder / "ids.bin", "wb") as ids_file:
+        for source in sources:
+            for key, encoded, annotations in read_source(source):
+                rgb = _decode(key, encoded, source)
+                height, width = rgb.shape[:2]
+                if min(height, width) < min_side:
+                    continue
+                ids = _compact_ids(annotations, (height, width), key)
+                rgb_file.write(rgb.tobytes())
+                ids_file.write(ids.tobytes())
+                records.append({"key": key, "height": height, "width": width, "offset": offset})
+                offset += height * width
+    if not records:
+        raise DataError(f"{sources[0]}: no photo with sides of {min_side} pixels or more")
+    (folder / "index.json").write_text(json.dumps(records))
+
+
+def _decode(key: str, encoded: bytes, source: Path) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{source}: photo {key} cannot be decoded ({error})") from error
+
+
+def _compact_ids(annotations: dict | None, size: tuple[int, int], key: str) -> np.ndarray:
+    """(H, W) uint16: 1..K in the order of the annotations' ids, so that 65,535 instances fit a photo."""
+    if annotations is None:
+        return np.zeros(size, np.uint16)
+    ids = id_map_from_annotations(annotations)
+    if ids.shape != size:
+        raise DataError(f"photo {key}: its masks are {ids.shape}, the photo is {size}")
+    present, compact = np.unique(ids, return_inverse=True)
+    first = 0 if present[0] == 0 else 1
+    return (compact.reshape(size) + first).astype(np.uint16)
+
+
+# ----------------------------------------------------------------------------------------- the samples
+
+
+class CropDataset(Dataset):
+    """Random crops: sample n is the same whatever came before it.
+
+    A sample holds `hr` (3, S, S) and `lr` (3, S/4, S/4), float32 in [0, 1]; with `masks` also `ids` (S, S) int32,
+    `instance_map` (3, S, S) in [0, 1], `scale_targets` (S, S) (s_i of the instance at each pixel, 0 where none)
+    and `token_offset` (2,), the place in the picture, in tokens, that the crop pretends to have.
+
+    Args:
+        cache: decoded photos.
+        size: side of the HR crop, in pixels.
+        presets: degradation presets and their shares.
+        seed: of everything random.
+        held_out: draw from the validation photos instead of the training ones.
+        masks: whether to give the instance maps.
+        downscale_prob: share of crops taken from a larger window and shrunk, which makes the truth sharper.
+        max_offset: token offsets are drawn from 0..max_offset.
+    """
+
+    def __init__(self, cache: PhotoCache, size: int = 128, presets: Mapping[str, float] | None = None, seed: int = 0,
+                 held_out: bool = False, masks: bool = False, downscale_prob: float = 0.0, max_offset: int = 0):
+        self.cache, self.size, self.seed = cache, size, seed
+        self.masks, self.downscale_prob, self.max_offset = masks, downscale_prob, max_offset
+        self.records = [r for r in cache.records
+                        if is_held_out(r.key) == held_out and min(r.height, r.width) >= size]
+        if not self.records:
+            raise DataError(f"no {'validation' if held_out else 'training'} photo has sides of {size} pixels or more")
+        weights = np.sqrt([r.height * r.width for r in self.records])  # large photos have more to see, but also
+        self._photo_probs = weights / weights.sum()                    # more of the same sky
+        shares = presets or {"seesr": 1.0}
+        self._presets = list(shares)
+        self._preset_probs = np.array(list(shares.values()), float) / sum(shares.values())
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng((self.seed, number))
+        record = self.records[rng.choice(len(self.records), p=self._photo_probs)]
+        rgb, ids = self._window(record, rng)
+        turn, flip = int(rng.integers(4)), bool(rng.integers(2))
+        rgb, ids = (_turned(a, turn, flip) for a in (rgb, ids))
+        hr = torch.from_numpy(rgb.copy()).permute(2, 0, 1).float() / 255
+        preset = self._presets[rng.choice(len(self._presets), p=self._preset_probs)]
+        lr = degrade(hr[None], preset, [int(rng.integers(2**62))])[0]
+        sample = {"hr": hr, "lr": lr}
+        return sample | self._mask_fields(record.key, ids, rng) if self.masks else sample
+
+    def _window(self, record: PhotoRecord, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        size, window = self.size, self.size
+        if rng.random() < self.downscale_prob:
+            window = int(rng.uniform(size, min(2 * size, record.height, record.width) + 1))
+        top = int(rng.integers(record.height - window + 1))
+        left = int(rng.integers(record.width - window + 1))
+        box = np.s_[top : top + window, left : left + window]
+        rgb, ids = self.cache.rgb(record)[box], self.cache.ids(record)[box]
+        if window == size:
+            return rgb, ids
+        rgb = np.asarray(Image.fromarray(rgb).resize((size, size), Image.Resampling.BICUBIC))
+        nearest = (np.arange(size) * window + window // 2) // size
+        return rgb, ids[np.ix_(nearest, nearest)]
+
+    def _mask_fields(self, key: str, ids: np.ndarray, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        ids = np.ascontiguousarray(ids).astype(np.int32)
+        present = np.unique(ids)
+        targets = {int(i): scale_target(key, int(i)) for i in present if i > 0}
+        offset = rng.integers(0, self.max_offset + 1, 2)
+        origin = (int(offset[0]) * TOKEN, int(offset[1]) * TOKEN)
+        table = np.array([targets.get(int(i), 0.0) for i in present], np.float32)
+        return {
+            "ids": torch.from_numpy(ids),
+            "instance_map": torch.from_numpy(colorize(ids, targets, origin)).permute(2, 0, 1).float().contiguous(),
+            "scale_targets": torch.from_numpy(table[np.searchsorted(present, ids)]),
+            "token_offset": torch.from_numpy(offset),
+        }
+
+
+def _turned(array: np.ndarray, turn: int, flip: bool) -> np.ndarray:
+    array = np.rot90(array, turn)
+    return array[:, ::-1] if flip else array
+
+
+class NumberSampler(torch.utils.data.Sampler[int]):
+    """The numbers of the samples from `start` on, without end: where a resumed run goes on."""
+
+    def __init__(self, start: int, stop: int):
+        self.start, self.stop = start, stop
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.stop))
+
+    def __len__(self) -> int:
+        return self.stop - self.start

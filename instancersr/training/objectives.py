@@ -1,0 +1,313 @@
+"""What each task minimises: a batch in, named loss terms out. The trainer does the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler
+from torch import Tensor, nn
+
+from .. import losses
+from ..diffusion import Denoiser, add_noise, decode, encode, join, noise_scales
+from ..instances import patch_ids
+from ..models import BlockAutoencoder, ControlNet, JointDiT, RestorationNetwork
+from ..models.restoration import enlarge
+from ..models.teachers import Dinov2Teacher, Projector
+from .config import AutoencoderConfig, ConfigError, DiffusionConfig, RestorationConfig
+from .perceptual import PerceptualLoss
+
+Batch = Mapping[str, Tensor]
+
+
+class Objective(Protocol):
+    """A task. `model` is what is trained, averaged and saved."""
+
+    model: nn.Module
+    needs_masks: bool
+
+    def terms(self, model: nn.Module, batch: Batch, generator: torch.Generator, progress: float) -> dict[str, Tensor]:
+        """Weighted loss terms, whose sum is minimised. progress: share of the run that is over, 0 to 1."""
+
+    def validate(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Scores of a held-out batch, each a mean over it."""
+
+    def pictures(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> list[Tensor]:
+        """(B, 3, H, W) rows of a sample grid: input, outputs, truth."""
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        """Writes the networks as `from_pretrained` reads them."""
+
+
+def load_part(kind: type, folder: Path, key: str) -> nn.Module:
+    """A frozen network for training.
+
+    Raises:
+        ConfigError: `folder` has none; names the configuration's key.
+    """
+    try:
+        return kind.from_pretrained(folder).eval().requires_grad_(False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key}: {folder} holds no {kind.__name__} ({' '.join(str(error).split())[:160]})") from error
+
+
+def psnr(output: Tensor, truth: Tensor) -> Tensor:
+    """Mean over the batch of the peak signal-to-noise ratio in dB, all channels, pictures in [0, 1]."""
+    return -10 * (output.clamp(0, 1) - truth).square().mean((1, 2, 3)).clamp_min(1e-10).log10().mean()
+
+
+class AutoencoderObjective:
+    """Mean squared error of the learned layers; the block transform, fitted before, is held."""
+
+    needs_masks = False
+
+    def __init__(self, config: AutoencoderConfig):
+        self.model = BlockAutoencoder(config.latent_channels, refine_channels=config.refine_channels)
+        self.model.analysis.requires_grad_(False)
+        self.model.synthesis.requires_grad_(False)
+
+    def terms(self, model, batch, generator, progress):
+        return {"mse": F.mse_loss(self._round_trip(model, batch), batch["hr"])}
+
+    def validate(self, model, batch, generator):
+        return {"psnr": psnr(self._round_trip(model, batch), batch["hr"])}
+
+    def pictures(self, model, batch, generator):
+        return [self._round_trip(model, batch), batch["hr"]]
+
+    def export(self, model, folder):
+        model.save_pretrained(folder)
+
+    @staticmethod
+    def _round_trip(model: nn.Module, batch: Batch) -> Tensor:
+        return decode(model, encode(model, batch["hr"]))
+
+
+class RestorationObjective:
+    """L1, and LPIPS once there is structure to judge."""
+
+    needs_masks = False
+
+    def __init__(self, config: RestorationConfig):
+        self.perceptual_weight = config.perceptual.weight
+        self.perceptual = PerceptualLoss(config.perceptual.window) if config.perceptual.weight else None
+        self.model = RestorationNetwork(config.channels, config.blocks)
+        if config.init is not None:
+            self.model = load_part(RestorationNetwork, config.init, "init").train().requires_grad_(True)
+
+    def terms(self, model, batch, generator, progress):
+        output = model(batch["lr"])
+        terms = {"l1": F.l1_loss(output, batch["hr"])}
+        if self.perceptual is not None:
+            self.perceptual.to(output.device)
+            terms["lpips"] = self.perceptual_weight * self.perceptual(output, batch["hr"], generator)
+        return terms
+
+    def validate(self, model, batch, generator):
+        output = model(batch["lr"])
+        return {"psnr": psnr(output, batch["hr"]), "psnr_bicubic": psnr(enlarge(batch["lr"]), batch["hr"]),
+                "l1": F.l1_loss(output, batch["hr"])}
+
+    def pictures(self, model, batch, generator):
+        return [enlarge(batch["lr"]), model(batch["lr"]), batch["hr"]]
+
+    def export(self, model, folder):
+        model.save_pretrained(folder)
+
+
+class DiffusionObjective:
+    """Eq. 4 to 6 on the joint latent, and the few-step sampler's own loss on pixels."""
+
+    needs_masks = True
+
+    def __init__(self, config: DiffusionConfig):
+        self.config = config
+        self.autoencoder = load_part(BlockAutoencoder, config.autoencoder, "autoencoder")
+        self.restoration = None
+        if config.restoration is not None:
+            self.restoration = load_part(RestorationNetwork, config.restoration, "restoration")
+        self.scheduler = DDIMScheduler(prediction_type="sample", clip_sample=False, set_alpha_to_one=True,
+                                       **config.schedule.model_dump())
+        alignment = config.alignment
+        self.teacher = None
+        if alignment.teacher is not None and alignment.weight:
+            self.teacher = load_teacher(alignment.teacher, alignment.teacher_layer)
+        sampler = config.sampler
+        self.perceptual = PerceptualLoss(sampler.perceptual.window) if sampler.perceptual.weight else None
+        self.model = self._build()
+
+    def _build(self) -> nn.ModuleDict:
+        size, channels = self.config.transformer, self.autoencoder.config.latent_channels
+        if self.config.init is not None:
+            parts = {"transformer": load_part(JointDiT, self.config.init / "transformer", "init"),
+                     "controlnet": load_part(ControlNet, self.config.init / "controlnet", "init")}
+        else:
+            residual = size.prediction == "residual"
+            transformer = JointDiT(2 * channels, 2 * channels, size.patch_size, size.width, size.depth, size.heads,
+                                   residual_std=[1.0] * 2 * channels if residual else None)
+            parts = {"transformer": transformer,
+                     "controlnet": ControlNet.from_backbone(transformer, channels, size.control_depth)}
+        if self.teacher is not None:
+            parts["projector"] = Projector(parts["transformer"].config.width, self.teacher.width)
+        return nn.ModuleDict(parts).train().requires_grad_(True)
+
+    def measure_residual(self, batches: list[Batch]) -> None:
+        """Sets the preconditioning's deviations to those of z - prior mean on these batches."""
+        from ..diffusion import prior_mean
+
+        total, count = 0, 0
+        for batch in batches:
+            z, z_y = self._latents(batch)
+            total = total + (z - prior_mean(z_y)).double().square().mean((2, 3)).sum(0)
+            count += len(z)
+        std = (total / count).sqrt().clamp_min(1e-3)
+        self.model["transformer"].register_to_config(residual_std=[round(s, 4) for s in std.tolist()])
+
+    def to(self, device: torch.device) -> None:
+        """Moves the frozen networks."""
+        for part in (self.autoencoder, self.restoration, self.teacher, self.perceptual):
+            if part is not None:
+                part.to(device)
+
+    # ------------------------------------------------------------------------------------- the terms
+
+    def terms(self, model, batch, generator, progress):
+        config = self.config
+        z, z_y = self._latents(batch)
+        denoiser = Denoiser(model["transformer"], model["controlnet"], self.scheduler)
+        terms: dict[str, Tensor] = {}
+        if config.denoising_weight:
+            terms |= self._denoising_terms(model, denoiser, z, z_y, batch, generator, progress)
+        if config.sampler.weight:
+            terms |= self._sampler_terms(denoiser, z, z_y, batch, generator)
+        return terms
+
+    def _denoising_terms(self, model, denoiser, z, z_y, batch, generator, progress) -> dict[str, Tensor]:
+        config, alignment = self.config, self.config.alignment
+        timestep = self._draw_timesteps(len(z), generator).to(z.device)
+        noise = torch.randn(z.shape, generator=generator).to(z)
+        z_t = add_noise(z, noise, *noise_scales(self.scheduler, timestep))
+        out = denoiser(z_t, z_y, timestep, batch["token_offset"], alignment.layer)
+        target = denoiser.target(z, z_t, z_y, noise, timestep)
+        (raw_x, raw_m), (target_x, target_m) = out.raw.chunk(2, 1), target.chunk(2, 1)
+        weight = config.denoising_weight
+        terms = {"denoise_x": weight * losses.denoising_loss(raw_x, target_x) / 2,
+                 "denoise_m": weight * losses.denoising_loss(raw_m, target_m) / 2}
+        return terms | self._representation_terms(model, out.hidden, batch, generator, progress)
+
+    def _representation_terms(self, model, hidden, batch, generator, progress) -> dict[str, Tensor]:
+        alignment, terms = self.config.alignment, {}
+        grid = tuple(side // (8 * self.config.transformer.patch_size) for side in batch["hr"].shape[-2:])
+        if self.teacher is not None and progress < alignment.until:
+            chosen = slice(None, None, alignment.every)
+            features = self.teacher(batch["hr"][chosen], grid)
+            projected = model["projector"](hidden[chosen])
+            terms["repa"] = alignment.weight * losses.representation_alignment_loss(projected, features)
+        if alignment.scale_weight:
+            ids = patch_ids(batch["ids"], grid)
+            literal = alignment.scale_targets == "literal"
+            targets = (losses.random_scale_targets(ids.cpu(), generator=generator).to(hidden) if literal
+                       else self._patch_targets(batch, grid))
+            terms["scale"] = alignment.scale_weight * losses.instance_scale_loss(
+                hidden, ids, targets, "l2" if literal else "rms")
+        if alignment.dispersion_weight:
+            terms["dispersion"] = alignment.dispersion_weight * losses.dispersive_loss(
+                hidden, alignment.dispersion_temperature)
+        return terms
+
+    @staticmethod
+    def _patch_targets(batch: Batch, grid: tuple[int, int]) -> Tensor:
+        """(B, N): the scale target of the instance that each token belongs to."""
+        ids = patch_ids(batch["ids"], grid)
+        cell = [batch["ids"].shape[1] // grid[0], batch["ids"].shape[2] // grid[1]]
+        pixels = F.unfold(batch["scale_targets"][:, None], cell, stride=cell)             # (B, cell area, N)
+        members = F.unfold(batch["ids"][:, None].float(), cell, stride=cell) == ids[:, None]
+        return (pixels * members).sum(1) / members.sum(1).clamp_min(1)
+
+    def _sampler_terms(self, denoiser, z, z_y, batch, generator) -> dict[str, Tensor]:
+        """Runs the sampler without gradient up to a random step, and judges the picture that step promises."""
+        sampler = self.config.sampler
+        self.scheduler.set_timesteps(sampler.steps)
+        timesteps = self.scheduler.timesteps.tolist()
+        last = int(torch.randint(sampler.steps, (), generator=generator))
+        z_t = torch.randn(z.shape, generator=generator).to(z)
+        with torch.no_grad():
+            for t in timesteps[:last]:
+                z_t = self._step(denoiser, z_t, z_y, t, batch)
+        steps = torch.full((len(z),), timesteps[last], device=z.device)
+        clean = denoiser(z_t, z_y, steps, batch["token_offset"]).clean
+        clean_x, clean_m = clean.chunk(2, 1)
+        picture = decode(self.autoencoder, clean_x)
+        terms = {"pixel": sampler.weight * F.l1_loss(picture, batch["hr"]),
+                 "map": sampler.weight * 0.1 * F.mse_loss(clean_m, z.chunk(2, 1)[1])}
+        if self.perceptual is not None:
+            terms["lpips"] = sampler.perceptual.weight * self.perceptual(picture, batch["hr"], generator)
+        return terms
+
+    def _step(self, denoiser: Denoiser, z_t: Tensor, z_y: Tensor, t: int, batch: Batch) -> Tensor:
+        timestep = torch.full((len(z_t),), t, device=z_t.device)
+        clean = denoiser(z_t, z_y, timestep, batch["token_offset"]).clean
+        return self.scheduler.step(clean, t, z_t).prev_sample
+
+    def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            restored = enlarge(batch["lr"]) if self.restoration is None else self.restoration(batch["lr"])
+            z_x, z_m, z_y = (encode(self.autoencoder, p) for p in (batch["hr"], batch["instance_map"], restored))
+            return join(z_x, z_m), z_y
+
+    def _draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+        last = self.scheduler.config.num_train_timesteps - 1
+        timestep = torch.randint(last + 1, (count,), generator=generator)
+        terminal = torch.rand(count, generator=generator) < self.config.terminal_prob
+        return torch.where(terminal, last, timestep)
+
+    # --------------------------------------------------------------------------- looking at the results
+
+    @torch.no_grad()
+    def sample(self, model: nn.ModuleDict, batch: Batch, generator: torch.Generator, steps: int) -> tuple[Tensor, Tensor]:
+        """Photos and instance maps from the LR photos alone, (B, 3, H, W) each in about [0, 1]."""
+        denoiser = Denoiser(model["transformer"], model["controlnet"], self.scheduler)
+        z, z_y = self._latents(batch)
+        z_t = torch.randn(z.shape, generator=generator).to(z)
+        self.scheduler.set_timesteps(steps)
+        for t in self.scheduler.timesteps.tolist():
+            z_t = self._step(denoiser, z_t, z_y, t, batch)
+        z_x, z_m = z_t.chunk(2, 1)
+        return decode(self.autoencoder, z_x), decode(self.autoencoder, z_m)
+
+    def validate(self, model, batch, generator):
+        z, z_y = self._latents(batch)
+        denoiser = Denoiser(model["transformer"], model["controlnet"], self.scheduler)
+        scores = self._denoising_terms(model, denoiser, z, z_y, batch, generator, 0.0)
+        photo, instance_map = self.sample(model, batch, generator, self.config.sampler.steps)
+        return scores | {"psnr": psnr(photo, batch["hr"]), "psnr_restored": psnr(decode(self.autoencoder, z_y), batch["hr"]),
+                         "psnr_map": psnr(instance_map, batch["instance_map"])}
+
+    def pictures(self, model, batch, generator):
+        photo, instance_map = self.sample(model, batch, generator, self.config.sampler.steps)
+        restored = decode(self.autoencoder, self._latents(batch)[1])
+        return [enlarge(batch["lr"]), restored, photo, batch["hr"], instance_map, batch["instance_map"]]
+
+    def export(self, model, folder):
+        from ..inference.pipeline import InstanceRSRPipeline
+
+        InstanceRSRPipeline(self.autoencoder, self.restoration, model["transformer"], model["controlnet"],
+                            self.scheduler).save_pretrained(folder)
+
+
+def load_teacher(name: str, layer: int | None) -> Dinov2Teacher:
+    """The frozen teacher.
+
+    Raises:
+        ConfigError: its weights are missing; says how to get them.
+    """
+    try:
+        return Dinov2Teacher(name, layer)
+    except ImportError as error:
+        raise ConfigError("alignment.teacher: needs transformers; pip install 'instancersr[train]'") from error
+    except OSError as error:
+        raise ConfigError(f"alignment.teacher: no weights of {name}; fetch them with `hf download {name}` or set "
+                          "alignment.teacher=null") from error

@@ -1,0 +1,62 @@
+"""Fixtures that several test files use."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+SHARED = Path(__file__).parent.parent.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with photos and benchmark beside the checkout; tests that need it are skipped without it."""
+    folder = Path(os.environ.get("INSTANCERSR_SHARED", SHARED))
+    if not (folder / "photos").is_dir():
+        pytest.skip(f"{folder} with the training photos and the benchmark is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A saved pipeline of random weights, small enough to run in a blink."""
+    from diffusers import DDIMScheduler
+
+    from instancersr.inference.pipeline import InstanceRSRPipeline
+    from instancersr.models import BlockAutoencoder, ControlNet, JointDiT, RestorationNetwork
+    from instancersr.training.config import ScheduleConfig
+
+    torch.manual_seed(0)
+    transformer = JointDiT(8, 8, patch_size=2, width=32, depth=2, heads=2, residual_std=[0.5] * 8)
+    torch.nn.init.normal_(transformer.final_layer.linear.weight, std=0.1)
+    autoencoder = BlockAutoencoder(latent_channels=4)
+    autoencoder.fit([torch.rand(2, 3, 64, 64) * 2 - 1])
+    scheduler = DDIMScheduler(prediction_type="sample", clip_sample=False, **ScheduleConfig().model_dump())
+    pipeline = InstanceRSRPipeline(autoencoder, RestorationNetwork(8, 1), transformer,
+                                   ControlNet.from_backbone(transformer, 4, 1), scheduler, default_steps=2)
+    folder = tmp_path_factory.mktemp("tiny_model")
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory) -> Path:
+    """Six natural photos of 160 pixels a side with two instances each, the format of the training photos."""
+    import json
+
+    from skimage import data
+
+    from instancersr.instances import annotations_from_id_map
+
+    folder = tmp_path_factory.mktemp("photos")
+    sources = [data.astronaut(), data.coffee(), data.chelsea()]
+    for number in range(6):
+        picture = sources[number % 3][60 : 60 + 160, 90 * (number // 3) : 90 * (number // 3) + 160]
+        ids = np.zeros((160, 160), np.int32)
+        ids[20:90, 30:120], ids[100:150, 10:150] = 1, 2
+        Image.fromarray(picture).save(folder / f"photo{number}.png")
+        (folder / f"photo{number}.json").write_text(json.dumps(annotations_from_id_map(ids, f"photo{number}.png")))
+    return folder
