@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from instancersr.inference.images import Photo
-    from instancersr.inference.pipeline import InstanceRSRPipeline
-
 app = typer.Typer(
     name="instancersr",
     help="Sharp, natural enlargements of bad photos, and the map of the objects in them.",
@@ -130,7 +128,7 @@ def upscale(
     jobs = _plan(inputs, output, f"_x{scale:g}", _suffix(format), instances)
     _find_problems(jobs, overwrite)
 
-    pipe: InstanceRSRPipeline | None = None
+    pipe = None
     done = 0
     try:
         with _Progress(errors, len(jobs)) as progress:
@@ -321,8 +319,11 @@ def _explain(source: Path, error: Exception) -> str:
     return f"error: {source}: {text}"
 
 
-def _load(model: str, device: Device, threads: int | None) -> InstanceRSRPipeline:
-    """Raises ModelError with one line."""
+def _load(model: str, device: Device, threads: int | None) -> Any:
+    """An InstanceRSRPipeline on its device (Any: diffusers hides its methods from type checkers).
+
+    Raises ModelError with one line.
+    """
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import torch
@@ -333,7 +334,8 @@ def _load(model: str, device: Device, threads: int | None) -> InstanceRSRPipelin
     try:
         from instancersr.inference.pipeline import InstanceRSRPipeline
 
-        return InstanceRSRPipeline.from_pretrained(model).to(name)
+        pipe: Any = InstanceRSRPipeline.from_pretrained(model)
+        return pipe.to(name)
     except Exception as error:  # the hub, safetensors and JSON have their own exceptions
         raise ModelError(f"error: cannot load the model {model}: {_first_line(error)}") from error
 

@@ -383,6 +383,14 @@ def test_poisson_scale_multiplies_shot_noise(stage, scale):
         assert half.std() == pytest.approx(scale * math.sqrt(level / 256), rel=0.06)
 
 
+def test_white_is_as_many_photons_as_levels_rounded_up_to_a_power_of_two():
+    picture = gray(0.5).clone()
+    picture[..., 0, :], picture[..., 1, :] = 0.0, 1.0  # three levels: four photons
+    preset = quiet(first={"gaussian_prob": 0.0, "poisson_scale": (0.1, 0.1)})
+    plain = repeat(picture, preset, 6)[..., 8:, :]
+    assert plain.std() == pytest.approx(0.1 * math.sqrt(0.5 / 4), rel=0.05)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_poisson_scale_covers_its_range(stage):
     preset = quiet(**{stage: {"gaussian_prob": 0.0, "poisson_scale": (0.5, 2.0)}})

@@ -1,0 +1,128 @@
+"""Samples: pure functions of their number, whatever the source's form."""
+
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from instancersr.instances import patch_ids, scale_target
+from instancersr.training.dataset import (
+    CropDataset,
+    DataError,
+    NumberSampler,
+    build_cache,
+    find_sources,
+    is_held_out,
+)
+
+
+@pytest.fixture(scope="module")
+def cache(photo_folder, tmp_path_factory):
+    return build_cache(find_sources(photo_folder), tmp_path_factory.mktemp("cache"), 64)
+
+
+def equal(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_cached_pixels_and_ids_are_the_files(cache, photo_folder):
+    assert len(cache.records) == 6
+    for record in cache.records:
+        with Image.open(photo_folder / f"{record.key}.png") as image:
+            assert np.array_equal(cache.rgb(record), np.asarray(image))
+        ids = cache.ids(record)
+        assert ids[50, 50] == 1 and ids[120, 20] == 2 and ids[0, 0] == 0
+
+
+def test_tars_and_folders_are_the_same(cache, photo_folder, tmp_path):
+    for number in range(2):
+        with tarfile.open(tmp_path / f"photos-{number}.tar", "w") as tar:
+            for file in sorted(photo_folder.iterdir())[number * 6 : number * 6 + 6]:
+                tar.add(file, file.name)
+    from_tars = build_cache(find_sources(tmp_path / "photos-*.tar"), tmp_path / "cache", 64)
+    assert [r.key for r in from_tars.records] == [r.key for r in cache.records]
+    a, b = CropDataset(cache, 64, masks=True), CropDataset(from_tars, 64, masks=True)
+    assert equal(a[5], b[5])
+
+
+def test_a_sample_depends_on_its_number_and_the_seed_alone(cache):
+    dataset = CropDataset(cache, 64, masks=True, seed=3)
+    ninth = dataset[9]
+    dataset[2], dataset[700]
+    assert equal(dataset[9], ninth)
+    assert not equal(CropDataset(cache, 64, masks=True, seed=4)[9], ninth)
+    assert not equal(dataset[10], ninth)
+
+
+def test_fields_shapes_and_ranges(cache):
+    sample = CropDataset(cache, 64, masks=True, downscale_prob=0.5, max_offset=7)[0]
+    assert sample["hr"].shape == (3, 64, 64) and sample["lr"].shape == (3, 16, 16)
+    assert sample["instance_map"].shape == (3, 64, 64) and sample["ids"].shape == (64, 64)
+    for name in ("hr", "lr", "instance_map"):
+        assert sample[name].min() >= 0 and sample[name].max() <= 1
+    assert sample["token_offset"].tolist() <= [7, 7]
+
+
+def test_crops_are_windows_of_the_photo_with_masks_in_place(cache):
+    """Every crop, turned back, is found in its photo, and its ids are those of the same place."""
+    dataset = CropDataset(cache, 64, masks=True)
+    for number in range(8):
+        sample = dataset[number]
+        rgb, ids = (sample["hr"].permute(1, 2, 0) * 255).round().numpy().astype(np.uint8), sample["ids"].numpy()
+        assert any(_found(cache, record, np.rot90(_flip(rgb, flip), turn), np.rot90(_flip(ids, flip), turn))
+                   for record in cache.records for turn in range(4) for flip in (False, True))
+
+
+def _flip(array, flip):
+    return array[:, ::-1] if flip else array
+
+
+def _found(cache, record, rgb, ids) -> bool:
+    photo = cache.rgb(record)
+    matches = np.argwhere((photo[: 160 - 63, : 160 - 63] == rgb[0, 0]).all(-1))
+    return any(np.array_equal(photo[y : y + 64, x : x + 64], rgb)
+               and np.array_equal(cache.ids(record)[y : y + 64, x : x + 64], ids) for y, x in matches)
+
+
+def test_scale_targets_are_the_instances_own(cache):
+    sample = CropDataset(cache, 64, masks=True)[1]
+    targets = {scale_target(r.key, i) for r in cache.records for i in (1, 2)}
+    seen = set(sample["scale_targets"][sample["ids"] > 0].tolist())
+    assert seen and all(any(abs(s - t) < 1e-6 for t in targets) for s in seen)
+    assert (sample["scale_targets"][sample["ids"] == 0] == 0).all()
+    assert patch_ids(sample["ids"][None], (4, 4)).shape == (1, 16)
+
+
+def test_held_out_photos_never_mix_with_training_photos(cache, photo_folder, tmp_path):
+    for number in range(40):
+        Image.fromarray(np.full((64, 64, 3), number, np.uint8)).save(tmp_path / f"flat{number}.png")
+    many = build_cache(find_sources(tmp_path), tmp_path / "cache", 64)
+    training, held_out = (CropDataset(many, 64, held_out=h) for h in (False, True))
+    keys = [{r.key for r in d.records} for d in (training, held_out)]
+    assert keys[0] | keys[1] == {r.key for r in many.records} and not keys[0] & keys[1]
+    assert all(is_held_out(k) for k in keys[1]) and 0 < len(keys[1]) < 15
+
+
+def test_sampler_goes_on_where_a_run_stopped():
+    assert list(NumberSampler(3, 7)) == [3, 4, 5, 6] and len(NumberSampler(3, 7)) == 4
+
+
+def test_unusable_sources_are_named(tmp_path):
+    with pytest.raises(DataError, match="no such shards or folder"):
+        find_sources(tmp_path / "nothing-*.tar")
+    (tmp_path / "bad.tar").write_text("no tar")
+    with pytest.raises(DataError, match="bad.tar: not a readable tar"):
+        build_cache([tmp_path / "bad.tar"], tmp_path / "cache", 64)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "broken.jpg").write_text("no picture")
+    with pytest.raises(DataError, match="photo broken cannot be decoded"):
+        build_cache([folder], tmp_path / "cache", 64)
+    Image.new("RGB", (64, 64)).save(folder / "broken.jpg")
+    (folder / "broken.json").write_text(json.dumps({"image": {"width": 8, "height": 8}, "annotations": []}))
+    with pytest.raises(DataError, match="photo broken: its masks are"):
+        build_cache([folder], tmp_path / "cache", 64)
+    assert not list((tmp_path / "cache").iterdir())
