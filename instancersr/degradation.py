@@ -2,7 +2,7 @@
 
 The second-order pipeline of Real-ESRGAN (Wang et al., 2021, arXiv:2107.10833): blur, resize, noise, JPEG,
 all of it twice, then a final sinc filter. Every sample draws its parameters and its noise from its own seed,
-so a result does not depend on the batch it was computed in, nor on the device.
+so a result does not depend on the batch it was computed in. On a GPU the JPEG codec is the batched one.
 """
 
 from __future__ import annotations
@@ -215,11 +215,10 @@ def _random_kernel(stage: Stage, rng: np.random.Generator) -> np.ndarray:
 
 
 def _random_beta(bounds: Range, rng: np.random.Generator) -> float:
-    # heavy tails (beta < 1) and flat tops (beta > 1) equally often
+    # heavy tails (beta < 1) and flat tops (beta > 1) equally often, as in BasicSR
     low, high = bounds
-    if low < 1 and rng.random() < 0.5:
-        return rng.uniform(low, 1)
-    return rng.uniform(max(low, 1), high)
+    middle = min(max(low, 1.0), high)
+    return rng.uniform(low, middle) if rng.random() < 0.5 else rng.uniform(middle, high)
 
 
 def _random_cutoff(size: int, rng: np.random.Generator) -> float:

@@ -1,0 +1,322 @@
+"""Instance maps: masks <-> one id per pixel <-> an RGB picture that the autoencoder can carry.
+
+Id maps are (H, W) int32, 0 where no instance is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+SCALE_RANGE = (0.5, 1.5)
+"""Scale targets s_i of Eq. 6 are uniform in it."""
+
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Weights of R, G and B in lightness (JFIF)."""
+LUMA_RANGE = (0.25, 0.75)
+"""Lightness of the colours, which carries the scale target. Wide: the autoencoder keeps luma edges best."""
+CHROMA = (0.14, 0.17)
+"""Largest Cb and Cr; within them every lightness above stays in the RGB cube."""
+COLOR_PERIOD = 256
+"""HR pixels after which the chroma of a centroid's coordinate comes again."""
+CHROMA_GRID = np.stack(np.meshgrid(np.linspace(-1, 1, 5), np.linspace(-1, 1, 5)), -1).reshape(-1, 2)
+"""Where the chroma of an instance goes that would be too like its neighbours'; axes scaled to [-1, 1]."""
+LEAST_DISTANCE = 0.5
+"""Between the chromas of neighbours, on the same axes."""
+NEAR = 6
+"""Pixels: instances that are no farther apart are neighbours, as the autoencoder's borders ring that far."""
+
+# ----------------------------------------------------------------------------------- run-length encoding
+
+
+def decode_rle(rle: Mapping) -> np.ndarray:
+    """A COCO run-length encoding, compressed (text) or not (a list) -> (H, W) bool.
+
+    Raises:
+        ValueError: the runs do not fill the picture, or the text is no run-length encoding.
+    """
+    height, width = rle["size"]
+    counts = _counts(rle["counts"])
+    if (counts < 0).any() or counts.sum() != height * width:
+        raise ValueError(f"RLE: {counts.sum()} pixels encoded, {height}x{width} expected")
+    inside = np.arange(len(counts)) % 2 == 1
+    return np.repeat(inside, counts).reshape(width, height).T
+
+
+def encode_rle(mask: np.ndarray) -> dict:
+    """(H, W) bool -> a compressed COCO run-length encoding, `{"size": [H, W], "counts": text}`."""
+    flat = np.asarray(mask, bool).T.ravel()  # columns first
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    starts = np.concatenate([[0] if not flat[:1].any() else [0, 0], edges, [flat.size]])
+    counts = np.diff(starts)
+    deltas = counts.copy()
+    deltas[3:] -= counts[1:-2]
+    return {"size": list(mask.shape), "counts": "".join(map(_encode_number, deltas.tolist()))}
+
+
+def _encode_number(value: int) -> str:
+    """Five bits a character, lowest first, 0x20 where more follow; the last one's 0x10 is the sign."""
+    text = ""
+    while True:
+        bits, value = value & 0x1F, value >> 5
+        more = value != (-1 if bits & 0x10 else 0)
+        text += chr(48 + bits + (0x20 if more else 0))
+        if not more:
+            return text
+
+
+def _counts(counts: str | bytes | list) -> np.ndarray:
+    if isinstance(counts, list):
+        return np.array(counts, np.int64)
+    raw = counts.encode() if isinstance(counts, str) else counts
+    codes = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
+    last = (codes & 0x20) == 0
+    if not len(codes) or not last[-1] or (codes < 0).any() or (codes > 63).any():
+        raise ValueError("RLE: the text of counts is cut off or has wrong characters")
+    number = np.concatenate([[0], np.cumsum(last)[:-1]])
+    first = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
+    place = np.arange(len(codes)) - first[number]
+    values = np.zeros(number[-1] + 1, np.int64)
+    np.add.at(values, number, (codes & 0x1F) << (5 * place))
+    ends = np.flatnonzero(last)
+    values -= np.where(codes[ends] & 0x10, 1 << (5 * (place[ends] + 1)), 0)
+    # from the fourth on, a count is the difference to the one before the last
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+# ---------------------------------------------------------------------------------------- annotations
+
+
+def id_map_from_annotations(sa1b: Mapping) -> np.ndarray:
+    """SA-1B's JSON of one photo -> its id map. Masks overlap: they are painted from the largest to the smallest.
+
+    Raises:
+        ValueError: an id is not a positive 32-bit number, or a mask has another size than the photo.
+    """
+    height, width = sa1b["image"]["height"], sa1b["image"]["width"]
+    ids = np.zeros((height, width), np.int32)
+    for note in sorted(sa1b["annotations"], key=lambda note: -note["area"]):
+        if not 0 < note["id"] < 2**31:
+            raise ValueError(f"annotation id {note['id']} must be a positive 32-bit number")
+        mask = decode_rle(note["segmentation"])
+        if mask.shape != ids.shape:
+            raise ValueError(f"annotation {note['id']}: mask of {mask.shape}, photo of {ids.shape}")
+        ids[mask] = note["id"]
+    return ids
+
+
+def annotations_from_id_map(ids: np.ndarray, file_name: str, image_id: int = 0) -> dict:
+    """An id map -> SA-1B's JSON, one annotation for each id but 0."""
+    annotations = []
+    for i in np.unique(ids[ids > 0]).tolist():
+        mask = ids == i
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        top, left = int(rows[0]), int(columns[0])
+        y, x = np.argwhere(mask)[mask.sum() // 2].tolist()
+        annotations.append({
+            "id": i, "segmentation": encode_rle(mask), "area": int(mask.sum()),
+            "bbox": [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1],
+            "predicted_iou": 1.0, "stability_score": 1.0,
+            "crop_box": [0, 0, ids.shape[1], ids.shape[0]], "point_coords": [[x, y]]})
+    image = {"image_id": image_id, "width": ids.shape[1], "height": ids.shape[0], "file_name": file_name}
+    return {"image": image, "annotations": annotations}
+
+
+# -------------------------------------------------------------------------------------------- colours
+
+
+def scale_target(key: str, instance_id: int) -> float:
+    """s_i: uniform in SCALE_RANGE, fixed by the photo's key and the instance's id, the same in every process."""
+    digest = hashlib.blake2b(f"{key}/{instance_id}".encode(), digest_size=8).digest()
+    low, high = SCALE_RANGE
+    return low + (high - low) * int.from_bytes(digest, "big") / 2**64
+
+
+def colorize(ids: np.ndarray, targets: Mapping[int, float], origin: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """An id map -> an RGB picture (H, W, 3) float32 in [0, 1]; id 0 is black.
+
+    An instance's lightness carries its scale target. Its chroma follows its centroid, so that a network can tell it
+    from the photo, and moves away where a larger neighbour has a like one.
+
+    Args:
+        ids: the map.
+        targets: the scale target of each id in it.
+        origin: row and column of the map in the picture it was cut from, in pixels.
+    """
+    present, index = np.unique(ids, return_inverse=True)
+    index = index.reshape(ids.shape)
+    areas = np.bincount(index.ravel(), minlength=len(present))
+    rows = np.bincount(index.ravel(), np.repeat(np.arange(ids.shape[0]), ids.shape[1]), len(present)) / areas
+    columns = np.bincount(index.ravel(), np.tile(np.arange(ids.shape[1]), ids.shape[0]), len(present)) / areas
+    wanted = np.stack([_wave(rows + origin[0]), _wave(columns + origin[1])], 1)  # (K, 2) in [-1, 1]
+    chroma = _part_neighbors(wanted, areas, _neighbors(index, len(present)))
+    low, high = SCALE_RANGE
+    share = np.array([(targets.get(int(i), low) - low) / (high - low) for i in present])
+    colors = _rgb(LUMA_RANGE[0] + share * (LUMA_RANGE[1] - LUMA_RANGE[0]), chroma * CHROMA)
+    colors[present == 0] = 0
+    return colors.astype(np.float32)[index]
+
+
+def scale_of_color(rgb: np.ndarray) -> np.ndarray:
+    """The scale target that colours (..., 3) in [0, 1] carry: (...)."""
+    luma = np.asarray(rgb) @ LUMA
+    share = (luma - LUMA_RANGE[0]) / (LUMA_RANGE[1] - LUMA_RANGE[0])
+    return SCALE_RANGE[0] + share * (SCALE_RANGE[1] - SCALE_RANGE[0])
+
+
+def _wave(position: np.ndarray) -> np.ndarray:
+    """A triangular wave in [-1, 1]: linear over half a period, then back."""
+    phase = position / COLOR_PERIOD % 1
+    return 4 * np.abs(phase - 0.5) - 1
+
+
+def _rgb(luma: np.ndarray, chroma: np.ndarray) -> np.ndarray:
+    """(K,) Y and (K, 2) Cb, Cr -> (K, 3), the JFIF matrix."""
+    cb, cr = chroma.T
+    return np.stack([luma + 1.402 * cr, luma - 0.344136 * cb - 0.714136 * cr, luma + 1.772 * cb], 1)
+
+
+def _neighbors(index: np.ndarray, count: int) -> np.ndarray:
+    """(K, K) bool: which ids come within NEAR pixels of each other, along rows or columns."""
+    near = np.zeros((count, count), bool)
+    for gap in (1, NEAR):
+        near[index[gap:], index[:-gap]] = True
+        near[index[:, gap:], index[:, :-gap]] = True
+    return near | near.T
+
+
+def _part_neighbors(wanted: np.ndarray, areas: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Chromas as wanted where they differ from the larger neighbours', else the nearest free point of the grid."""
+    chroma = wanted.copy()
+    done = np.zeros(len(areas), bool)
+    for i in np.argsort(-areas, kind="stable"):
+        taken = chroma[near[i] & done]
+        done[i] = True
+        if not len(taken) or np.linalg.norm(taken - wanted[i], axis=1).min() >= LEAST_DISTANCE:
+            continue
+        room = np.linalg.norm(CHROMA_GRID[:, None] - taken, axis=2).min(1)  # (25,) distance to the nearest neighbour
+        detour = np.linalg.norm(CHROMA_GRID - wanted[i], axis=1)
+        free = room >= LEAST_DISTANCE
+        chroma[i] = CHROMA_GRID[np.argmin(np.where(free, detour, np.inf)) if free.any() else np.argmax(room)]
+    return chroma
+
+
+# --------------------------------------------------------------------------------------------- patches
+
+
+def patch_ids(ids: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The instance that most pixels of each patch belong to.
+
+    Args:
+        ids: (B, H, W) integers.
+        grid: rows and columns of patches; they divide H and W.
+
+    Returns:
+        (B, grid[0] * grid[1]) int64 in row order; 0 where most pixels have no instance.
+    """
+    batch, height, width = ids.shape
+    cells = ids.reshape(batch, grid[0], height // grid[0], grid[1], width // grid[1])
+    cells = cells.permute(0, 1, 3, 2, 4).reshape(batch, grid[0] * grid[1], -1)
+    return torch.mode(cells.long(), dim=-1).values
+
+
+# -------------------------------------------------------------------------------------------- decoding
+
+LEAST_MARKER = 6
+"""Pixels: smaller flat regions are chance."""
+REACH = [(dy * r, dx * r) for r in (1, NEAR // 2, NEAR) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
+"""Where a border pixel looks for instances that it may belong to: rows and columns."""
+
+
+def decode_id_map(rgb: np.ndarray, flatness: float = 0.025, same_color: float = 0.015) -> np.ndarray:
+    """A decoded instance map -> ids.
+
+    The inside of an instance is flat; its border rings and may show the colours of third instances. So flat regions
+    are the instances, a watershed on the colour's slope gives them the rest, and border pixels then choose the
+    nearest colour, but among the instances around them only.
+
+    Args:
+        rgb: (H, W, 3) in [0, 1].
+        flatness: largest colour difference within 3x3 pixels inside an instance; rises with the map's own noise.
+        same_color: separate regions that differ by less in every channel are one instance; rises likewise.
+
+    Returns:
+        (H, W) int32, 1..K, 0 where there is no instance.
+    """
+    slope = (ndimage.maximum_filter(rgb, (3, 3, 1)) - ndimage.minimum_filter(rgb, (3, 3, 1))).max(2)
+    noise = float(np.median(slope))
+    flat = slope < max(flatness, 2 * noise)
+    markers = _large_regions(flat)
+    if not markers.any():
+        return np.zeros(flat.shape, np.int32)
+    ids, colors = _merge_like_colors(markers, rgb, max(same_color, noise))
+    regions = ndimage.watershed_ift(np.clip(slope * 255, 0, 255).astype(np.uint8), markers)
+    ids = ids[regions]
+    for _ in range(2):  # the second round looks at the instances that the first one found
+        ids = _choose_nearest_color(ids, colors, rgb, ~flat)
+    return ids.astype(np.int32)
+
+
+def _large_regions(flat: np.ndarray) -> np.ndarray:
+    """Connected regions of LEAST_MARKER pixels or more, numbered from 1; int32."""
+    regions, _ = ndimage.label(flat)
+    large = np.bincount(regions.ravel()) >= LEAST_MARKER
+    large[0] = False
+    return (np.cumsum(large) * large).astype(np.int32)[regions]
+
+
+def _merge_like_colors(markers: np.ndarray, rgb: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+    """(K + 1,) id of each marker and (ids + 1, 3) colour of each id; the colour of none, black, has id 0."""
+    areas = np.bincount(markers.ravel())
+    sums = [np.bincount(markers.ravel(), rgb[..., c].ravel()) for c in range(3)]
+    colors = np.stack(sums, 1) / np.maximum(areas, 1)[:, None]
+    ids, kept = np.zeros(len(areas), np.int64), [np.zeros(3)]
+    for k in np.argsort(-areas[1:], kind="stable") + 1:
+        if colors[k] @ LUMA < LUMA_RANGE[0] / 2:
+            continue
+        difference = np.abs(np.array(kept) - colors[k]).max(1)
+        difference[0] = np.inf
+        ids[k] = difference.argmin() if difference.min() < tolerance else len(kept)
+        if ids[k] == len(kept):
+            kept.append(colors[k])
+    return ids, np.array(kept)
+
+
+def _choose_nearest_color(ids: np.ndarray, colors: np.ndarray, rgb: np.ndarray, where: np.ndarray) -> np.ndarray:
+    rows, columns = np.nonzero(where)
+    wanted, best = rgb[rows, columns], ids[rows, columns]
+    distance = np.square(wanted - colors[best]).sum(1)
+    padded = np.pad(ids, NEAR, mode="edge")
+    for dy, dx in REACH:
+        candidate = padded[rows + NEAR + dy, columns + NEAR + dx]
+        other = np.square(wanted - colors[candidate]).sum(1)
+        nearer = other < distance
+        best, distance = np.where(nearer, candidate, best), np.where(nearer, other, distance)
+    chosen = ids.copy()
+    chosen[rows, columns] = best
+    return chosen
+
+
+def mean_iou(truth: np.ndarray, predicted: np.ndarray, least_area: int = 1024) -> float:
+    """Mean intersection over union of the true instances of `least_area` pixels or more, matched one to one.
+
+    An instance that is not matched counts 0. NaN where there is no such instance.
+    """
+    true_ids, true_index = np.unique(truth, return_inverse=True)
+    ids, index = np.unique(predicted, return_inverse=True)
+    both = np.bincount(true_index.ravel() * len(ids) + index.ravel(), minlength=len(true_ids) * len(ids))
+    both = both.reshape(len(true_ids), len(ids)).astype(float)
+    areas = both.sum(1)
+    iou = both / (areas[:, None] + both.sum(0) - both)
+    iou = iou[(true_ids > 0) & (areas >= least_area)][:, ids > 0]
+    if not len(iou):
+        return float("nan")
+    return float(iou[linear_sum_assignment(-iou)].sum() / len(iou))
