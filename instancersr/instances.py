@@ -157,7 +157,8 @@ def colorize(ids: np.ndarray, targets: Mapping[int, float], origin: tuple[int, i
     rows = np.bincount(index.ravel(), np.repeat(np.arange(ids.shape[0]), ids.shape[1]), len(present)) / areas
     columns = np.bincount(index.ravel(), np.tile(np.arange(ids.shape[1]), ids.shape[0]), len(present)) / areas
     wanted = np.stack([_wave(rows + origin[0]), _wave(columns + origin[1])], 1)  # (K, 2) in [-1, 1]
-    chroma = _part_neighbors(wanted, areas, _neighbors(index, len(present)))
+    near = _neighbors(index, len(present)) & (present != 0)  # black is like no colour
+    chroma = _part_neighbors(wanted, areas, near)
     low, high = SCALE_RANGE
     share = np.array([(targets.get(int(i), low) - low) / (high - low) for i in present])
     colors = _rgb(LUMA_RANGE[0] + share * (LUMA_RANGE[1] - LUMA_RANGE[0]), chroma * CHROMA)
