@@ -405,7 +405,7 @@ class _Progress:
 
 
 @app.command(
-    epilog="Example:  instancersr train configs/compact.yaml optimizer.lr=1e-4"
+    epilog="Example:  instancersr train configs/compact/2_restoration.yaml batch=16 images=100000"
 )
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file; see the folder configs.")],
@@ -422,11 +422,14 @@ def train(
         reason = _first_line(error)
         _fail(errors, f"error: training needs more packages ({reason}): pip install 'instancersr[train]'", 1)
     try:
-        train_from_config(config, overrides or [])
+        folder = train_from_config(config, overrides or [])
     except ConfigError as error:
         _fail(errors, f"error: {_first_line(error)}", 2)
-    except KeyboardInterrupt:
-        _fail(errors, "interrupted", INTERRUPTED)
+    except OSError as error:
+        _fail(errors, f"error: {_first_line(error)}", 1)
+    except KeyboardInterrupt as interruption:
+        _fail(errors, f"interrupted: {interruption}" if str(interruption) else "interrupted", INTERRUPTED)
+    Console().print(_line(f"done: {folder}"), soft_wrap=True)
 
 
 # ----------------------------------------------------------------------------------------------------- doctor

@@ -44,7 +44,7 @@ def tiny_model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory) -> Path:
-    """Six natural photos of 160 pixels a side with two instances each, the format of the training photos."""
+    """Six natural photos of 160 pixels a side with two instances each, the first of them held out by its name."""
     import json
 
     from skimage import data
@@ -53,10 +53,10 @@ def photo_folder(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("photos")
     sources = [data.astronaut(), data.coffee(), data.chelsea()]
-    for number in range(6):
+    for number, name in enumerate(["photo10", *(f"photo{n}" for n in range(5))]):
         picture = sources[number % 3][60 : 60 + 160, 90 * (number // 3) : 90 * (number // 3) + 160]
         ids = np.zeros((160, 160), np.int32)
         ids[20:90, 30:120], ids[100:150, 10:150] = 1, 2
-        Image.fromarray(picture).save(folder / f"photo{number}.png")
-        (folder / f"photo{number}.json").write_text(json.dumps(annotations_from_id_map(ids, f"photo{number}.png")))
+        Image.fromarray(picture).save(folder / f"{name}.png")
+        (folder / f"{name}.json").write_text(json.dumps(annotations_from_id_map(ids, f"{name}.png")))
     return folder

@@ -173,7 +173,9 @@ class SamplerConfig(Section):
     weight: float = Field(0.0, ge=0)
     """Of L1 on pixels; 0 switches the stage off."""
     steps: int = Field(2, ge=1)
-    """Sampling steps that are run; the gradient goes through one of them."""
+    """Sampling steps that are run; the gradient goes through one of them. Also the exported pipeline's default."""
+    release_restoration: bool = False
+    """Whether the restoration network is trained as well, through the sampler and by L1 on y-hat."""
     perceptual: PerceptualConfig = PerceptualConfig()
 
 

@@ -150,6 +150,8 @@ class DiffusionObjective:
                                    residual_std=[1.0] * 2 * channels if residual else None)
             parts = {"transformer": transformer,
                      "controlnet": ControlNet.from_backbone(transformer, channels, size.control_depth)}
+        if self.config.sampler.release_restoration and self.restoration is not None:
+            parts["restoration"] = self.restoration
         if self.teacher is not None:
             parts["projector"] = Projector(parts["transformer"].config.width, self.teacher.width)
         return nn.ModuleDict(parts).train().requires_grad_(True)
@@ -160,7 +162,7 @@ class DiffusionObjective:
 
         total, count = 0, 0
         for batch in batches:
-            z, z_y = self._latents(batch)
+            z, z_y, _ = self._latents(self.model, batch)
             total = total + (z - prior_mean(z_y)).double().square().mean((2, 3)).sum(0)
             count += len(z)
         std = (total / count).sqrt().clamp_min(1e-3)
@@ -176,13 +178,15 @@ class DiffusionObjective:
 
     def terms(self, model, batch, generator, progress):
         config = self.config
-        z, z_y = self._latents(batch)
+        z, z_y, restored = self._latents(model, batch)
         denoiser = Denoiser(model["transformer"], model["controlnet"], self.scheduler)
         terms: dict[str, Tensor] = {}
         if config.denoising_weight:
-            terms |= self._denoising_terms(model, denoiser, z, z_y, batch, generator, progress)
+            terms |= self._denoising_terms(model, denoiser, z, z_y.detach(), batch, generator, progress)
         if config.sampler.weight:
             terms |= self._sampler_terms(denoiser, z, z_y, batch, generator)
+        if "restoration" in model:  # it must stay the faithful end of the fidelity scale
+            terms["restored"] = config.sampler.weight * 0.5 * F.l1_loss(restored, batch["hr"])
         return terms
 
     def _denoising_terms(self, model, denoiser, z, z_y, batch, generator, progress) -> dict[str, Tensor]:
@@ -252,11 +256,15 @@ class DiffusionObjective:
         clean = denoiser(z_t, z_y, timestep, batch["token_offset"]).clean
         return self.scheduler.step(clean, t, z_t).prev_sample
 
-    def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _latents(self, model: nn.ModuleDict, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """z, z_y and y-hat; the last two with gradients where the restoration network is released."""
         with torch.no_grad():
-            restored = enlarge(batch["lr"]) if self.restoration is None else self.restoration(batch["lr"])
-            z_x, z_m, z_y = (encode(self.autoencoder, p) for p in (batch["hr"], batch["instance_map"], restored))
-            return join(z_x, z_m), z_y
+            z = join(encode(self.autoencoder, batch["hr"]), encode(self.autoencoder, batch["instance_map"]))
+        released = "restoration" in model
+        restoration = model["restoration"] if released else self.restoration
+        with torch.set_grad_enabled(released and torch.is_grad_enabled()):
+            restored = enlarge(batch["lr"]) if restoration is None else restoration(batch["lr"])
+            return z, encode(self.autoencoder, restored), restored
 
     def _draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         last = self.scheduler.config.num_train_timesteps - 1
@@ -270,7 +278,7 @@ class DiffusionObjective:
     def sample(self, model: nn.ModuleDict, batch: Batch, generator: torch.Generator, steps: int) -> tuple[Tensor, Tensor]:
         """Photos and instance maps from the LR photos alone, (B, 3, H, W) each in about [0, 1]."""
         denoiser = Denoiser(model["transformer"], model["controlnet"], self.scheduler)
-        z, z_y = self._latents(batch)
+        z, z_y, _ = self._latents(model, batch)
         z_t = torch.randn(z.shape, generator=generator).to(z)
         self.scheduler.set_timesteps(steps)
         for t in self.scheduler.timesteps.tolist():
@@ -279,23 +287,24 @@ class DiffusionObjective:
         return decode(self.autoencoder, z_x), decode(self.autoencoder, z_m)
 
     def validate(self, model, batch, generator):
-        z, z_y = self._latents(batch)
+        z, z_y, restored = self._latents(model, batch)
         denoiser = Denoiser(model["transformer"], model["controlnet"], self.scheduler)
         scores = self._denoising_terms(model, denoiser, z, z_y, batch, generator, 0.0)
         photo, instance_map = self.sample(model, batch, generator, self.config.sampler.steps)
-        return scores | {"psnr": psnr(photo, batch["hr"]), "psnr_restored": psnr(decode(self.autoencoder, z_y), batch["hr"]),
+        return scores | {"psnr": psnr(photo, batch["hr"]), "psnr_restored": psnr(restored, batch["hr"]),
                          "psnr_map": psnr(instance_map, batch["instance_map"])}
 
     def pictures(self, model, batch, generator):
         photo, instance_map = self.sample(model, batch, generator, self.config.sampler.steps)
-        restored = decode(self.autoencoder, self._latents(batch)[1])
+        restored = self._latents(model, batch)[2]
         return [enlarge(batch["lr"]), restored, photo, batch["hr"], instance_map, batch["instance_map"]]
 
     def export(self, model, folder):
         from ..inference.pipeline import InstanceRSRPipeline
 
-        InstanceRSRPipeline(self.autoencoder, self.restoration, model["transformer"], model["controlnet"],
-                            self.scheduler).save_pretrained(folder)
+        restoration = model["restoration"] if "restoration" in model else self.restoration
+        InstanceRSRPipeline(self.autoencoder, restoration, model["transformer"], model["controlnet"], self.scheduler,
+                            default_steps=self.config.sampler.steps).save_pretrained(folder)
 
 
 def load_teacher(name: str, layer: int | None) -> Dinov2Teacher:

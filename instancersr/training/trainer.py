@@ -202,7 +202,7 @@ class Trainer:
         workers = self.config.data.workers
         return iter(DataLoader(
             self._dataset(held_out=False), self.config.batch, sampler=NumberSampler(start, stop), num_workers=workers,
-            worker_init_fn=_one_thread, prefetch_factor=4 if workers else None,
+            worker_init_fn=_prepare_worker, prefetch_factor=4 if workers else None,
             multiprocessing_context="fork" if workers else None))
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -211,7 +211,11 @@ class Trainer:
     @torch.no_grad()
     def _look(self, display: Display) -> None:
         """Scores and pictures of the averaged weights on held-out photos, always the same crops."""
-        dataset, count = self._dataset(held_out=True), self.config.log.validation_crops
+        try:
+            dataset, count = self._dataset(held_out=True), self.config.log.validation_crops
+        except DataError as error:  # a handful of photos may leave none to hold out
+            display.console.print(f"no validation: {error}", soft_wrap=True)
+            return
         loader = DataLoader(dataset, SAMPLE_BATCH, sampler=NumberSampler(0, count))
         totals: dict[str, float] = {}
         rows: list[Tensor] = []
@@ -246,5 +250,8 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-def _one_thread(_worker: int) -> None:
+def _prepare_worker(_number: int) -> None:
     torch.set_num_threads(1)
+    # Ctrl-C and many schedulers signal the whole process group; workers must live until the last step is saved.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

@@ -111,7 +111,8 @@ def test_literal_scale_targets_and_haste(tmp_path, base, parts, teacher):
 def run_command(config: Path, *overrides: str) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, "-m", "instancersr", "train", str(config), *overrides],
-                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            start_new_session=True)
 
 
 def wait_for_checkpoint(run: Path, process: subprocess.Popen, timeout: float = 240) -> None:
@@ -142,11 +143,14 @@ def test_killed_run_goes_on_to_the_same_losses(tmp_path, base, parts, teacher):
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def test_sigterm_leaves_a_checkpoint_of_the_last_step(tmp_path, base):
-    path = write(tmp_path, base, task="restoration", images=100000, channels=8, blocks=1)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_group_leaves_a_checkpoint_of_the_last_step(tmp_path, base, number):
+    """Ctrl-C in a terminal, and a scheduler's SIGTERM, reach the data workers too."""
+    path = write(tmp_path, base, task="restoration", images=100000, channels=8, blocks=1,
+                 data={**base["data"], "workers": 1})
     process = run_command(path)
     wait_for_checkpoint(tmp_path / "run", process)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in output
     assert "the same command goes on" in " ".join(output.split())
