@@ -24,7 +24,7 @@ from ..diffusion import Denoiser, add_noise, decode, encode, noise_scales, prior
 from ..instances import decode_id_map
 from ..models import ControlNet, JointDiT, RestorationNetwork
 from ..models.restoration import enlarge
-from .color import match_color
+from .color import COLOR_FIXES, match_color
 from .images import read_image
 from .tiling import IdCanvas, Tile, TileCanvas, plan_tiles
 
@@ -120,7 +120,7 @@ class InstanceRSRPipeline(DiffusionPipeline):
         lr = _to_array(image)
         steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
         fidelity = self.config.default_fidelity if fidelity is None else fidelity
-        _check_call(lr, scale, steps, start_from, fidelity, tile, tile_batch)
+        _check_call(lr, scale, steps, start_from, fidelity, color_fix, tile, tile_batch)
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         settings = _Settings(steps, seed, start_from, fidelity, color_fix, tile_batch)
@@ -291,8 +291,8 @@ def _to_array(image: Picture) -> np.ndarray:
     return array
 
 
-def _check_call(lr: np.ndarray, scale: float, steps: int, start_from: str, fidelity: float, tile: int | None,
-                tile_batch: int) -> None:
+def _check_call(lr: np.ndarray, scale: float, steps: int, start_from: str, fidelity: float, color_fix: str,
+                tile: int | None, tile_batch: int) -> None:
     if min(lr.shape[:2]) < SMALLEST:
         raise ValueError(f"image: {lr.shape[1]}x{lr.shape[0]} is too small, at least {SMALLEST}x{SMALLEST} is needed")
     if not 1 <= scale <= NATIVE_SCALE**2:
@@ -303,6 +303,8 @@ def _check_call(lr: np.ndarray, scale: float, steps: int, start_from: str, fidel
         raise ValueError(f"start_from must be 'noise' or 'lr', not {start_from!r}")
     if not 0 <= fidelity <= 1:
         raise ValueError(f"fidelity must be 0 to 1, not {fidelity}")
+    if color_fix not in COLOR_FIXES:
+        raise ValueError(f"color_fix must be one of {', '.join(COLOR_FIXES)}, not {color_fix!r}")
     if tile is not None and tile < SMALLEST:
         raise ValueError(f"tile must be at least {SMALLEST}, not {tile}")
     if tile_batch < 1:
