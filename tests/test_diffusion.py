@@ -64,7 +64,8 @@ def test_posterior_is_the_prior_at_pure_noise_and_the_truth_without_noise():
 @pytest.mark.parametrize("residual_std", [None, [0.3] * 4 + [1.0] * 4])
 def test_a_network_that_hits_its_target_gives_the_clean_latent(scheduler, residual_std):
     """`clean` undoes `target`: for noise prediction and for the preconditioned residual."""
-    z, z_y, noise, t = torch.randn(2, 8, 4, 4), torch.randn(2, 4, 4, 4), torch.randn(2, 8, 4, 4), torch.tensor([300, 700])
+    z, z_y, noise = torch.randn(2, 8, 4, 4), torch.randn(2, 4, 4, 4), torch.randn(2, 8, 4, 4)
+    t = torch.tensor([300, 700])
     model = denoiser(scheduler, residual_std)
     alpha, sigma = noise_scales(scheduler, t)
     z_t = add_noise(z, noise, alpha, sigma)

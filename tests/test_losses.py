@@ -22,7 +22,8 @@ def _seed():
 def test_denoising_loss_is_torchs_mse():
     a, b = torch.randn(2, 4, 3, 5), torch.randn(2, 4, 3, 5)
     torch.testing.assert_close(denoising_loss(a, b), torch.nn.functional.mse_loss(a, b))
-    torch.testing.assert_close(denoising_loss(a, b, torch.tensor([2.0, 0.0])[:, None, None, None]), (a - b)[0].square().mean())
+    weight = torch.tensor([2.0, 0.0])[:, None, None, None]
+    torch.testing.assert_close(denoising_loss(a, b, weight), (a - b)[0].square().mean())
 
 
 def test_alignment_is_minus_the_mean_cosine():

@@ -91,7 +91,7 @@ class InstanceRSRPipeline(DiffusionPipeline):
         for key, value in index.items():
             if key in overrides or key.startswith("_"):
                 continue
-            parts[key] = _load_part(folder / key, *value, torch_dtype) if isinstance(value, list) else value
+            parts[key] = _load_part(folder / key, value[0], value[1], torch_dtype) if isinstance(value, list) else value
         return cls(**(parts | overrides))
 
     @torch.no_grad()
@@ -155,10 +155,11 @@ class InstanceRSRPipeline(DiffusionPipeline):
         padded = _padded(lr)
         side = max(SMALLEST, side // LR_TOKEN * LR_TOKEN)
         overlap = min(OVERLAP, side // 2)
-        tiles = plan_tiles(*padded.shape[:2], side, overlap, LR_TOKEN)
-        canvas = TileCanvas(*padded.shape[:2], overlap, NATIVE_SCALE)
-        ids = IdCanvas(*padded.shape[:2], overlap, NATIVE_SCALE)
-        noise = NoiseField(settings.seed, self.transformer.config.in_channels, padded.shape[1] // 2)
+        rows, columns = padded.shape[:2]
+        tiles = plan_tiles(rows, columns, side, overlap, LR_TOKEN)
+        canvas = TileCanvas(rows, columns, overlap, NATIVE_SCALE)
+        ids = IdCanvas(rows, columns, overlap, NATIVE_SCALE)
+        noise = NoiseField(settings.seed, self.transformer.config.in_channels, columns // 2)
         for number, group in enumerate(_groups(tiles, settings.tile_batch)):
             photos, maps = self._sample_tiles(padded, group, noise, settings)
             for place, photo, instance_map in zip(group, photos, maps, strict=True):
@@ -264,7 +265,7 @@ def _find_model(name: str) -> Path:
 
         return Path(snapshot_download(name))
     except Exception as error:  # the hub's client raises many kinds: bad name, no network, no such repository
-        raise OSError(f"{name}: neither a folder with a model nor a model of the hub that can be fetched now") from error
+        raise OSError(f"{name}: neither a folder with a model nor a hub model that can be fetched now") from error
 
 
 def _load_part(folder: Path, library: str | None, kind: str | None, dtype: torch.dtype) -> Any:

@@ -13,7 +13,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Projector(nn.Sequential):
-    """REPA's MLP from the tokens to the teacher's width: three linear maps with SiLU between, (B, N, D) -> (B, N, T)."""
+    """REPA's MLP from the tokens to the teacher's width: three linear maps, (B, N, D) -> (B, N, T)."""
 
     def __init__(self, width: int, teacher_width: int, hidden: int = 2048):
         super().__init__(nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),

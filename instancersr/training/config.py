@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -206,10 +206,10 @@ class DiffusionConfig(TrainConfig):
         return self
 
 
-AnyConfig = Annotated[AutoencoderConfig | RestorationConfig | DiffusionConfig, Field(discriminator="task")]
+AnyTrainConfig = AutoencoderConfig | RestorationConfig | DiffusionConfig
 
 
-def load_config(path: Path, overrides: list[str] | None = None) -> AutoencoderConfig | RestorationConfig | DiffusionConfig:
+def load_config(path: Path, overrides: list[str] | None = None) -> AnyTrainConfig:
     """Reads a YAML file and applies `a.b=value` overrides (values are YAML).
 
     Raises:
@@ -226,7 +226,8 @@ def load_config(path: Path, overrides: list[str] | None = None) -> AutoencoderCo
     for override in overrides or []:
         _apply(values, override)
     try:
-        return TypeAdapter(AnyConfig).validate_python(values)
+        discriminated: Any = Annotated[AnyTrainConfig, Field(discriminator="task")]
+        return TypeAdapter(discriminated).validate_python(values)
     except ValidationError as error:
         raise ConfigError(f"{path}: {_describe(error)}") from error
 

@@ -65,8 +65,9 @@ def read_source(source: Path) -> Iterator[tuple[str, bytes, dict | None]]:
         with tarfile.open(source) as tar:
             members = {m.name: m for m in tar if m.isfile()}
             for name in sorted(n for n in members if Path(n).suffix.lower() in PHOTO_SUFFIXES):
-                notes = members.get(str(Path(name).with_suffix(".json")))
-                yield (Path(name).stem, _read(tar, members[name]), json.loads(_read(tar, notes)) if notes else None)
+                member = members.get(str(Path(name).with_suffix(".json")))
+                annotations = json.loads(_read(tar, member)) if member else None
+                yield Path(name).stem, _read(tar, members[name]), annotations
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{source}: not a readable tar ({error})") from error
 

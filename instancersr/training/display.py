@@ -75,8 +75,8 @@ class Display:
         if elapsed > PLAIN_INTERVAL:
             if not self.console.is_terminal:
                 left = (self.total - images) / max(rate, 1e-9) / 60
-                self.console.print(f"{images:,} / {self.total:,} images  {rate:.1f} images/s  {left:.0f} min left  {text}",
-                                   soft_wrap=True, highlight=False)
+                line = f"{images:,} / {self.total:,} images  {rate:.1f} images/s  {left:.0f} min left  {text}"
+                self.console.print(line, soft_wrap=True, highlight=False)
             self._shown_images, self._shown_at = images, time.monotonic()
 
     def look(self, images: int, scores: dict[str, float], rows: list[Tensor]) -> None:

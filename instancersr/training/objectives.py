@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,7 @@ class Objective(Protocol):
         """Writes the networks as `from_pretrained` reads them."""
 
 
-def load_part(kind: type, folder: Path, key: str) -> nn.Module:
+def load_part(kind: Any, folder: Path, key: str) -> nn.Module:
     """A frozen network for training.
 
     Raises:
@@ -156,11 +156,11 @@ class DiffusionObjective:
             parts["projector"] = Projector(parts["transformer"].config.width, self.teacher.width)
         return nn.ModuleDict(parts).train().requires_grad_(True)
 
-    def measure_residual(self, batches: list[Batch]) -> None:
+    def measure_residual(self, batches: Sequence[Batch]) -> None:
         """Sets the preconditioning's deviations to those of z - prior mean on these batches."""
         from ..diffusion import prior_mean
 
-        total, count = 0, 0
+        total, count = torch.zeros(()), 0
         for batch in batches:
             z, z_y, _ = self._latents(self.model, batch)
             total = total + (z - prior_mean(z_y)).double().square().mean((2, 3)).sum(0)
@@ -275,7 +275,8 @@ class DiffusionObjective:
     # --------------------------------------------------------------------------- looking at the results
 
     @torch.no_grad()
-    def sample(self, model: nn.ModuleDict, batch: Batch, generator: torch.Generator, steps: int) -> tuple[Tensor, Tensor]:
+    def sample(self, model: nn.ModuleDict, batch: Batch, generator: torch.Generator,
+               steps: int) -> tuple[Tensor, Tensor]:
         """Photos and instance maps from the LR photos alone, (B, 3, H, W) each in about [0, 1]."""
         denoiser = Denoiser(model["transformer"], model["controlnet"], self.scheduler)
         z, z_y, _ = self._latents(model, batch)

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint
-from .config import AutoencoderConfig, ConfigError, DiffusionConfig, RestorationConfig, load_config
+from .config import AnyTrainConfig, ConfigError, load_config
 from .dataset import CropDataset, DataError, NumberSampler, build_cache, find_sources
 from .display import Display
 from .objectives import AutoencoderObjective, DiffusionObjective, Objective, RestorationObjective
 
-AnyTrainConfig = AutoencoderConfig | RestorationConfig | DiffusionConfig
 SAMPLE_BATCH = 16
 """Validation crops that are evaluated at once."""
 RESIDUAL_CROPS = 256
@@ -140,12 +139,11 @@ class Trainer:
         config, state = self.config, self.state
         if not any(p.requires_grad for p in state.model.parameters()):
             return  # the block transform alone: fitting it was all
-        compiled = torch.compile(state.model) if config.compile and not isinstance(state.model, nn.ModuleDict) else state.model
-        if config.compile and isinstance(state.model, nn.ModuleDict):
-            for part in state.model.values():
+        if config.compile:
+            for part in state.model.values() if isinstance(state.model, nn.ModuleDict) else [state.model]:
                 part.compile()
         for batch in self._batches(state.images, config.images):
-            terms = self._step(compiled, self._to_device(batch))
+            terms = self._step(self._to_device(batch))
             before, state.images = state.images, state.images + len(batch["hr"])
             display.step(state.images, terms, state.optimizer.param_groups[0]["lr"])
             if self._passed(config.log.sample_images, before):
@@ -156,14 +154,14 @@ class Trainer:
             if self.stopped_by is not None:
                 raise KeyboardInterrupt(f"checkpoint saved at {state.images} images; the same command goes on")
 
-    def _step(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, float]:
+    def _step(self, batch: dict[str, Tensor]) -> dict[str, float]:
         config, state = self.config, self.state
         # one generator a step, seeded by the step: nothing depends on where the run was cut
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.images)
         for group in state.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         with self.autocast:
-            terms = self.objective.terms(model, batch, generator, state.images / config.images)
+            terms = self.objective.terms(state.model, batch, generator, state.images / config.images)
         loss = torch.stack(list(terms.values())).sum()
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()

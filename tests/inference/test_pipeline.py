@@ -69,7 +69,7 @@ def test_fidelity_runs_from_the_restored_photo_to_the_sample(pipe, photo):
 
 def test_start_from_lr_differs_where_the_first_step_has_signal(pipe, photo):
     leading = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="leading")
-    other = instancersr.InstanceRSRPipeline(pipe.autoencoder, pipe.restoration, pipe.transformer, pipe.controlnet, leading)
+    other = type(pipe)(pipe.autoencoder, pipe.restoration, pipe.transformer, pipe.controlnet, leading)
     noise, lr = (pixels(other(photo, num_inference_steps=2, start_from=s)) for s in ("noise", "lr"))
     assert not np.array_equal(noise, lr)
 
@@ -165,5 +165,6 @@ def test_package_import_is_light():
     import subprocess
     import sys
 
-    code = "import sys, instancersr; assert 'torch' not in sys.modules; instancersr.upscale; assert 'torch' in sys.modules"
+    code = ("import sys, instancersr; assert 'torch' not in sys.modules; "
+            "instancersr.upscale; assert 'torch' in sys.modules")
     subprocess.run([sys.executable, "-c", code], check=True)
