@@ -171,7 +171,9 @@ class SamplerConfig(Section):
     """The last stage: the few-step sampler is trained through its own steps with losses on pixels."""
 
     weight: float = Field(0.0, ge=0)
-    """Of L1 on pixels; 0 switches the stage off."""
+    """Of L1 on the photo's pixels; 0 switches the stage off."""
+    map_weight: float = Field(0.3, ge=0)
+    """Of L1 on the instance map's pixels."""
     steps: int = Field(2, ge=1)
     """Sampling steps that are run; the gradient goes through one of them. Also the exported pipeline's default."""
     release_restoration: bool = False

@@ -244,9 +244,9 @@ class DiffusionObjective:
         steps = torch.full((len(z),), timesteps[last], device=z.device)
         clean = denoiser(z_t, z_y, steps, batch["token_offset"]).clean
         clean_x, clean_m = clean.chunk(2, 1)
-        picture = decode(self.autoencoder, clean_x)
+        picture, instance_map = decode(self.autoencoder, clean_x), decode(self.autoencoder, clean_m)
         terms = {"pixel": sampler.weight * F.l1_loss(picture, batch["hr"]),
-                 "map": sampler.weight * 0.1 * F.mse_loss(clean_m, z.chunk(2, 1)[1])}
+                 "map": sampler.map_weight * F.l1_loss(instance_map, batch["instance_map"])}
         if self.perceptual is not None:
             terms["lpips"] = sampler.perceptual.weight * self.perceptual(picture, batch["hr"], generator)
         return terms
