@@ -6,6 +6,7 @@ Id maps are (H, W) int32, 0 where no instance is known.
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Mapping
 
 import numpy as np
@@ -39,10 +40,16 @@ def decode_rle(rle: Mapping) -> np.ndarray:
     """A COCO run-length encoding, compressed (text) or not (a list) -> (H, W) bool.
 
     Raises:
-        ValueError: the runs do not fill the picture, or the text is no run-length encoding.
+        ValueError: the size or the runs are missing or no numbers, or the runs do not fill the picture.
     """
-    height, width = rle["size"]
-    counts = _counts(rle["counts"])
+    try:
+        size = [operator.index(side) for side in rle["size"]]
+        counts = _counts(rle["counts"])
+    except (KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"RLE: needs a size of two whole numbers and counts, text or a list ({error!r})") from error
+    if len(size) != 2 or min(size) < 0:
+        raise ValueError(f"RLE: size {size} is not a height and a width")
+    height, width = size
     if (counts < 0).any() or counts.sum() != height * width:
         raise ValueError(f"RLE: {counts.sum()} pixels encoded, {height}x{width} expected")
     inside = np.arange(len(counts)) % 2 == 1
@@ -73,7 +80,7 @@ def _encode_number(value: int) -> str:
 
 def _counts(counts: str | bytes | list) -> np.ndarray:
     if isinstance(counts, list):
-        return np.array(counts, np.int64)
+        return np.fromiter(map(operator.index, counts), np.int64, len(counts))
     raw = counts.encode() if isinstance(counts, str) else counts
     codes = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
     last = (codes & 0x20) == 0
@@ -82,6 +89,8 @@ def _counts(counts: str | bytes | list) -> np.ndarray:
     number = np.concatenate([[0], np.cumsum(last)[:-1]])
     first = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
     place = np.arange(len(codes)) - first[number]
+    if place.max() > 6:  # 35 bits; more would overflow
+        raise ValueError("RLE: a count is longer than any picture's")
     values = np.zeros(number[-1] + 1, np.int64)
     np.add.at(values, number, (codes & 0x1F) << (5 * place))
     ends = np.flatnonzero(last)
@@ -99,17 +108,25 @@ def id_map_from_annotations(sa1b: Mapping) -> np.ndarray:
     """SA-1B's JSON of one photo -> its id map. Masks overlap: they are painted from the largest to the smallest.
 
     Raises:
-        ValueError: an id is not a positive 32-bit number, or a mask has another size than the photo.
+        ValueError: a field is missing, an id is not a positive 32-bit number, a mask is malformed or has another
+            size than the photo.
     """
-    height, width = sa1b["image"]["height"], sa1b["image"]["width"]
-    ids = np.zeros((height, width), np.int32)
-    for note in sorted(sa1b["annotations"], key=lambda note: -note["area"]):
-        if not 0 < note["id"] < 2**31:
-            raise ValueError(f"annotation id {note['id']} must be a positive 32-bit number")
-        mask = decode_rle(note["segmentation"])
+    try:
+        ids = np.zeros((sa1b["image"]["height"], sa1b["image"]["width"]), np.int32)
+        largest_first = sorted(sa1b["annotations"], key=lambda note: -note["area"])
+        notes = [(note["id"], note["segmentation"]) for note in largest_first]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"SA-1B annotations: a field is missing or of another type ({error!r})") from error
+    for i, segmentation in notes:
+        if type(i) is not int or not 0 < i < 2**31:
+            raise ValueError(f"annotation id {i!r} must be a positive 32-bit number")
+        try:
+            mask = decode_rle(segmentation)
+        except ValueError as error:
+            raise ValueError(f"annotation {i}: {error}") from error
         if mask.shape != ids.shape:
-            raise ValueError(f"annotation {note['id']}: mask of {mask.shape}, photo of {ids.shape}")
-        ids[mask] = note["id"]
+            raise ValueError(f"annotation {i}: mask of {mask.shape}, photo of {ids.shape}")
+        ids[mask] = i
     return ids
 
 
@@ -151,8 +168,7 @@ def colorize(ids: np.ndarray, targets: Mapping[int, float], origin: tuple[int, i
         targets: the scale target of each id in it.
         origin: row and column of the map in the picture it was cut from, in pixels.
     """
-    present, index = np.unique(ids, return_inverse=True)
-    index = index.reshape(ids.shape)
+    present, index = _numbered(ids)
     areas = np.bincount(index.ravel(), minlength=len(present))
     rows = np.bincount(index.ravel(), np.repeat(np.arange(ids.shape[0]), ids.shape[1]), len(present)) / areas
     columns = np.bincount(index.ravel(), np.tile(np.arange(ids.shape[1]), ids.shape[0]), len(present)) / areas
@@ -171,6 +187,15 @@ def scale_of_color(rgb: np.ndarray) -> np.ndarray:
     luma = np.asarray(rgb) @ LUMA
     share = (luma - LUMA_RANGE[0]) / (LUMA_RANGE[1] - LUMA_RANGE[0])
     return SCALE_RANGE[0] + share * (SCALE_RANGE[1] - SCALE_RANGE[0])
+
+
+def _numbered(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) ids in rising order and the (H, W) place of each pixel's among them."""
+    if ids.min() < 0 or ids.max() > ids.size:  # a table would be larger than the map: sort
+        present, index = np.unique(ids, return_inverse=True)
+        return present, index.reshape(ids.shape)
+    there = np.bincount(ids.ravel()) > 0
+    return np.flatnonzero(there), (np.cumsum(there) - 1)[ids]
 
 
 def _wave(position: np.ndarray) -> np.ndarray:
@@ -231,30 +256,41 @@ def patch_ids(ids: Tensor, grid: tuple[int, int]) -> Tensor:
 
 # -------------------------------------------------------------------------------------------- decoding
 
-LEAST_MARKER = 6
+LEAST_MARKER = 16
 """Pixels: smaller flat regions are chance."""
+NOISY = 0.02
+"""Median slope from which a map is noisy and is smoothed before it is read; a clean one's is near 0."""
+SAME_PLACE, FAR_TOLERANCE = 48, 0.004
+"""Regions more than so many pixels apart are one instance only if their colours differ by less than this: large
+pictures hold many instances, some of which look alike."""
 REACH = [(dy * r, dx * r) for r in (1, NEAR // 2, NEAR) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
 """Where a border pixel looks for instances that it may belong to: rows and columns."""
 
 
-def decode_id_map(rgb: np.ndarray, flatness: float = 0.025, same_color: float = 0.015) -> np.ndarray:
+def decode_id_map(rgb: np.ndarray, flatness: float = 0.012, same_color: float = 0.02) -> np.ndarray:
     """A decoded instance map -> ids.
 
     The inside of an instance is flat; its border rings and may show the colours of third instances. So flat regions
     are the instances, a watershed on the colour's slope gives them the rest, and border pixels then choose the
-    nearest colour, but among the instances around them only.
+    nearest colour, but among the instances around them only. Noise, as in a network's prediction, is taken off by
+    medians first: they keep the borders where they are.
 
     Args:
         rgb: (H, W, 3) in [0, 1].
         flatness: largest colour difference within 3x3 pixels inside an instance; rises with the map's own noise.
-        same_color: separate regions that differ by less in every channel are one instance; rises likewise.
+        same_color: near regions that differ by less in every channel are one instance; rises likewise.
 
     Returns:
         (H, W) int32, 1..K, 0 where there is no instance.
     """
-    slope = (ndimage.maximum_filter(rgb, (3, 3, 1)) - ndimage.minimum_filter(rgb, (3, 3, 1))).max(2)
+    slope = _slope(rgb)
+    for _ in range(3):
+        if np.median(slope) < NOISY:
+            break
+        rgb = _median5(_median5(rgb, 0), 1)
+        slope = _slope(rgb)
     noise = float(np.median(slope))
-    flat = slope < max(flatness, 2 * noise)
+    flat = slope < max(flatness, 1.5 * noise)
     markers = _large_regions(flat)
     if not markers.any():
         return np.zeros(flat.shape, np.int32)
@@ -264,6 +300,21 @@ def decode_id_map(rgb: np.ndarray, flatness: float = 0.025, same_color: float = 
     for _ in range(2):  # the second round looks at the instances that the first one found
         ids = _choose_nearest_color(ids, colors, rgb, ~flat)
     return ids.astype(np.int32)
+
+
+def _slope(rgb: np.ndarray) -> np.ndarray:
+    """(H, W): the largest difference within 3x3 pixels, over the channels."""
+    return (ndimage.maximum_filter(rgb, (3, 3, 1)) - ndimage.minimum_filter(rgb, (3, 3, 1))).max(2)
+
+
+def _median5(rgb: np.ndarray, axis: int) -> np.ndarray:
+    """The median of five pixels in a line along `axis`, by comparisons: several times as fast as sorting."""
+    padded = np.pad(rgb, [(2, 2) if a == axis else (0, 0) for a in range(3)], mode="edge")
+    a, b, c, d, e = (padded.take(range(i, i + rgb.shape[axis]), axis) for i in range(5))
+    # the least and the largest of the first four cannot be the median
+    low = np.maximum(np.minimum(a, b), np.minimum(c, d))
+    high = np.minimum(np.maximum(a, b), np.maximum(c, d))
+    return np.maximum(np.minimum(low, high), np.minimum(np.maximum(low, high), e))
 
 
 def _large_regions(flat: np.ndarray) -> np.ndarray:
@@ -279,15 +330,22 @@ def _merge_like_colors(markers: np.ndarray, rgb: np.ndarray, tolerance: float) -
     areas = np.bincount(markers.ravel())
     sums = [np.bincount(markers.ravel(), rgb[..., c].ravel()) for c in range(3)]
     colors = np.stack(sums, 1) / np.maximum(areas, 1)[:, None]
-    ids, kept = np.zeros(len(areas), np.int64), [np.zeros(3)]
+    # top, left, -bottom, -right of each region, and of all regions of an id so far: the least of each joins two
+    boxes = np.array([[0] * 4] + [[y.start, x.start, -y.stop, -x.stop] for y, x in ndimage.find_objects(markers)])
+    ids, kept, spans = np.zeros(len(areas), np.int64), [np.zeros(3)], [np.zeros(4)]
     for k in np.argsort(-areas[1:], kind="stable") + 1:
         if colors[k] @ LUMA < LUMA_RANGE[0] / 2:
             continue
         difference = np.abs(np.array(kept) - colors[k]).max(1)
         difference[0] = np.inf
+        span = np.array(spans)
+        gap = np.maximum(span[:, :2] + boxes[k, 2:], boxes[k, :2] + span[:, 2:]).max(1)  # pixels between the boxes
+        difference[(gap > SAME_PLACE) & (difference > FAR_TOLERANCE)] = np.inf
         ids[k] = difference.argmin() if difference.min() < tolerance else len(kept)
         if ids[k] == len(kept):
             kept.append(colors[k])
+            spans.append(boxes[k])
+        spans[ids[k]] = np.minimum(spans[ids[k]], boxes[k])
     return ids, np.array(kept)
 
 
@@ -306,8 +364,8 @@ def _choose_nearest_color(ids: np.ndarray, colors: np.ndarray, rgb: np.ndarray, 
     return chosen
 
 
-def mean_iou(truth: np.ndarray, predicted: np.ndarray, least_area: int = 1024) -> float:
-    """Mean intersection over union of the true instances of `least_area` pixels or more, matched one to one.
+def mean_iou(truth: np.ndarray, predicted: np.ndarray, min_area: int = 1024) -> float:
+    """Mean intersection over union of the true instances of `min_area` pixels or more, matched one to one.
 
     An instance that is not matched counts 0. NaN where there is no such instance.
     """
@@ -317,7 +375,7 @@ def mean_iou(truth: np.ndarray, predicted: np.ndarray, least_area: int = 1024) -
     both = both.reshape(len(true_ids), len(ids)).astype(float)
     areas = both.sum(1)
     iou = both / (areas[:, None] + both.sum(0) - both)
-    iou = iou[(true_ids > 0) & (areas >= least_area)][:, ids > 0]
+    iou = iou[(true_ids > 0) & (areas >= min_area)][:, ids > 0]
     if not len(iou):
         return float("nan")
     return float(iou[linear_sum_assignment(-iou)].sum() / len(iou))

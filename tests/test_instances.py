@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
-from scipy import ndimage, stats
+from scipy import fft, ndimage, stats
 
 from instancersr import instances
 from instancersr.instances import (
@@ -60,6 +60,24 @@ def test_long_runs_and_uncompressed_counts():
 def test_malformed_rle_is_refused(counts):
     with pytest.raises(ValueError, match="RLE"):
         decode_rle({"size": [2, 3], "counts": counts})
+
+
+@pytest.mark.parametrize("rle", [
+    {}, {"size": [2, 3]}, {"counts": [6]}, {"size": [2], "counts": [6]}, {"size": ["a", 3], "counts": [6]},
+    {"size": [-2, -3], "counts": [6]}, {"size": [2, 3], "counts": None}, {"size": [2, 3], "counts": [1.5, 4.5]},
+    {"size": [2, 3], "counts": [2**70]}, {"size": [2, 3], "counts": "o" * 40 + "0"}])
+def test_rle_of_wrong_types_is_refused(rle):
+    with pytest.raises(ValueError, match="RLE") as error:
+        decode_rle(rle)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("note", [{}, {"id": 1}, {"id": 1, "area": "x", "segmentation": {}},
+                                  {"id": 1.5, "area": 1, "segmentation": {"size": [2, 2], "counts": [4]}},
+                                  {"id": 8, "area": 1, "segmentation": {"size": [2, 2], "counts": [3]}}])
+def test_malformed_annotations_are_refused(note):
+    with pytest.raises(ValueError, match="annotation"):
+        id_map_from_annotations({"image": {"height": 2, "width": 2}, "annotations": [note]})
 
 
 def test_small_masks_are_painted_over_large_ones():
@@ -158,6 +176,50 @@ def test_decoding_recovers_the_map(seed):
     decoded = decode_id_map(ringing.astype(np.float32))
     assert mean_iou(ids, decoded, 200) > 0.85
     assert (decoded[:20, :20] == 0).mean() > 0.8
+
+
+def test_decoding_recovers_the_map_after_a_block_transform():
+    """8x8 blocks that keep the 15 lowest DCT frequencies ring at borders as the autoencoder's do."""
+    low = np.add.outer(np.arange(8), np.arange(8)) < 5
+    for seed in range(5):
+        ids = blobs(seed, 160, 9)
+        blocks = colorize(ids, targets_of(ids)).reshape(20, 8, 20, 8, 3)
+        kept = fft.dctn(blocks, axes=(1, 3), norm="ortho") * low[None, :, None, :, None]
+        ringing = fft.idctn(kept, axes=(1, 3), norm="ortho").reshape(160, 160, 3).clip(0, 1)
+        assert mean_iou(ids, decode_id_map(ringing.astype(np.float32)), 400) > 0.85
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.03])
+def test_decoding_sees_through_noise(sigma):
+    ids = blobs(3, 160, 9)
+    noise = np.random.default_rng(3).normal(0, sigma, (160, 160, 3))
+    decoded = decode_id_map((colorize(ids, targets_of(ids)) + noise).clip(0, 1).astype(np.float32))
+    assert mean_iou(ids, decoded, 200) > 0.85
+
+
+def test_line_median_equals_scipy():
+    rgb = np.random.default_rng(0).random((20, 30, 3))
+    for axis in (0, 1):
+        size = [5 if a == axis else 1 for a in range(3)]
+        assert np.array_equal(instances._median5(rgb, axis), ndimage.median_filter(rgb, size, mode="nearest"))
+
+
+def test_colors_do_not_depend_on_how_large_ids_are():
+    """SA-1B's ids are large: the same instances have the same colours whatever their numbers."""
+    ids = blobs(2)
+    large = np.where(ids > 0, ids + 10**9, 0).astype(np.int32)
+    targets = dict.fromkeys(range(1, 9), 1.0)
+    assert np.array_equal(colorize(ids, targets), colorize(large, {i + 10**9: s for i, s in targets.items()}))
+
+
+def test_far_instances_of_like_colors_stay_apart():
+    """Pieces that look nearly alike are one instance if near (an object behind a pole), two if far apart."""
+    for left, same in ((60, True), (200, False)):
+        picture = np.zeros((64, 260, 3), np.float32)
+        picture[8:56, 8:56], picture[8:56, left : left + 50] = 0.5, 0.51
+        decoded = decode_id_map(picture)
+        assert decoded[30, 30] > 0 and decoded[30, left + 20] > 0
+        assert (decoded[30, 30] == decoded[30, left + 20]) == same
 
 
 def test_decoding_noise_and_flat_maps():

@@ -276,7 +276,7 @@ def _load_part(folder: Path, library: str | None, kind: str | None, dtype: torch
     if part is None:
         raise OSError(f"{folder}: this version knows no component {kind} of {library}")
     if hasattr(part, "parameters"):
-        return part.from_pretrained(folder, torch_dtype=dtype).eval()
+        return part.from_pretrained(folder, torch_dtype=dtype, low_cpu_mem_usage=False).eval()
     return part.from_pretrained(folder)
 
 

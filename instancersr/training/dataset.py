@@ -171,7 +171,10 @@ def _compact_ids(annotations: dict | None, size: tuple[int, int], key: str) -> n
     """(H, W) uint16: 1..K in the order of the annotations' ids, so that 65,535 instances fit a photo."""
     if annotations is None:
         return np.zeros(size, np.uint16)
-    ids = id_map_from_annotations(annotations)
+    try:
+        ids = id_map_from_annotations(annotations)
+    except ValueError as error:
+        raise DataError(f"photo {key}: {error}") from error
     if ids.shape != size:
         raise DataError(f"photo {key}: its masks are {ids.shape}, the photo is {size}")
     present, compact = np.unique(ids, return_inverse=True)

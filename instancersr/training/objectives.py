@@ -49,7 +49,7 @@ def load_part(kind: Any, folder: Path, key: str) -> nn.Module:
         ConfigError: `folder` has none; names the configuration's key.
     """
     try:
-        return kind.from_pretrained(folder).eval().requires_grad_(False)
+        return kind.from_pretrained(folder, low_cpu_mem_usage=False).eval().requires_grad_(False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{key}: {folder} holds no {kind.__name__} ({' '.join(str(error).split())[:160]})") from error
 

@@ -133,7 +133,8 @@ def test_saved_and_loaded(network, tmp_path):
     network.save_pretrained(tmp_path)
     loaded = JointDiT.from_pretrained(tmp_path)
     sample, timestep = torch.randn(1, 8, 4, 4), torch.tensor([5])
-    assert torch.equal(loaded(sample, timestep).sample, network(sample, timestep).sample)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), network.parameters(), strict=True))
+    torch.testing.assert_close(loaded(sample, timestep).sample, network(sample, timestep).sample)
     assert list(loaded.config.residual_std) == [0.5] * 8
 
 

@@ -1,0 +1,103 @@
+"""The weights in the package: what they must at least do on photos that they never saw."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+from skimage.metrics import peak_signal_noise_ratio
+
+import instancersr
+from instancersr.degradation import degrade
+from instancersr.diffusion import decode, encode
+from instancersr.inference.pipeline import BUILTIN
+from instancersr.instances import colorize, decode_id_map, id_map_from_annotations, mean_iou, scale_target
+from instancersr.training.dataset import find_sources, is_held_out, read_source
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return instancersr.InstanceRSRPipeline.from_pretrained("builtin")
+
+
+@pytest.fixture(scope="module")
+def bad_photo() -> tuple[np.ndarray, np.ndarray]:
+    """A clean 256x256 photo and its 64x64 degraded version."""
+    clean = data.astronaut()[:256, 100:356]
+    lr = degrade(torch.from_numpy(clean.copy()).permute(2, 0, 1)[None] / 255, "seesr", [7])[0]
+    return clean, (lr * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+def bicubic(lr: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(lr).resize((4 * lr.shape[1], 4 * lr.shape[0]), Image.Resampling.BICUBIC))
+
+
+def sharpness(picture: np.ndarray) -> float:
+    """Mean absolute Laplacian of the grey picture, in grey levels."""
+    gray = picture.astype(float).mean(2)
+    return np.abs(4 * gray[1:-1, 1:-1] - gray[2:, 1:-1] - gray[:-2, 1:-1] - gray[1:-1, 2:] - gray[1:-1, :-2]).mean()
+
+
+def test_they_are_small_and_have_a_model_card():
+    assert sum(f.stat().st_size for f in BUILTIN.rglob("*.safetensors")) < 60e6
+    card = (BUILTIN / "README.md").read_text()
+    assert all(word in card for word in ("Training data", "Scores", "Limits"))
+
+
+def test_upscale_is_sharper_than_bicubic_and_no_farther_from_the_truth(pipe, bad_photo):
+    clean, lr = bad_photo
+    ours, plain = np.asarray(pipe(lr).images[0]), bicubic(lr)
+    assert sharpness(ours) > 1.5 * sharpness(plain)
+    assert peak_signal_noise_ratio(clean, ours) > peak_signal_noise_ratio(clean, plain) - 0.5
+
+
+def test_no_color_shift(pipe, bad_photo):
+    _, lr = bad_photo
+    ours = np.asarray(pipe(lr).images[0]).astype(float)
+    assert np.abs(ours.mean((0, 1)) - lr.astype(float).mean((0, 1))).max() < 1.5
+
+
+def test_the_top_level_function_is_the_builtin_pipeline(pipe, bad_photo):
+    _, lr = bad_photo
+    assert np.array_equal(np.asarray(instancersr.upscale(lr)), np.asarray(pipe(lr).images[0]))
+
+
+def test_a_flat_picture_stays_flat(pipe):
+    """No grid at the patch period, no grain: a grey card has no detail to invent."""
+    out = np.asarray(pipe(np.full((64, 64, 3), 128, np.uint8)).images[0]).astype(float)
+    assert np.abs(out - 128).max() < 12 and out.std() < 2
+
+
+def test_seeds_change_detail_not_content(pipe, bad_photo):
+    _, lr = bad_photo
+    a, b = (np.asarray(pipe(lr, generator=torch.Generator().manual_seed(s)).images[0]) for s in (1, 2))
+    assert not np.array_equal(a, b) and peak_signal_noise_ratio(a, b) > 28
+
+
+@torch.no_grad()
+def test_autoencoder_carries_photos(pipe, shared):
+    """At least 40 dB on every tenth RealSR photo, to which it was never fitted."""
+    scores = []
+    for path in sorted((shared / "realsr/HR").glob("*.png"))[::10]:
+        x = torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1)[None] / 255
+        y = decode(pipe.autoencoder, encode(pipe.autoencoder, x)).clamp(0, 1)
+        scores.append(-10 * (y - x).square().mean().log10().item())
+    assert np.mean(scores) >= 40
+
+
+@torch.no_grad()
+def test_autoencoder_carries_instance_maps(pipe, shared):
+    """Ids -> colours -> autoencoder -> ids on held-out photos: mean IoU of .85 over instances of 32x32 px and more."""
+    scores = []
+    for key, _, annotations in read_source(find_sources(Path(shared) / "photos")[0]):
+        if not is_held_out(key) or max(annotations["image"]["height"], annotations["image"]["width"]) > 700:
+            continue
+        ids = id_map_from_annotations(annotations)
+        ids = ids[: ids.shape[0] // 8 * 8, : ids.shape[1] // 8 * 8]
+        rgb = colorize(ids, {int(i): scale_target(key, int(i)) for i in np.unique(ids) if i})
+        x = torch.from_numpy(rgb).permute(2, 0, 1)[None]
+        y = decode(pipe.autoencoder, encode(pipe.autoencoder, x)).clamp(0, 1)
+        scores.append(mean_iou(ids, decode_id_map(y[0].permute(1, 2, 0).numpy())))
+    assert len(scores) > 5 and np.nanmean(scores) >= 0.85
