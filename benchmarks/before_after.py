@@ -1,6 +1,6 @@
 """Makes the picture at the top of the README with the shipped weights.
 
-    python benchmarks/before_after.py docs/images/before_after.png
+    python benchmarks/before_after.py docs/images/before_after.jpg
 
 Rows: `examples/cat.jpg`, and scikit-image's coffee photo (CC0) and astronaut (public domain), degraded with the `seesr`
 preset. Columns: bicubic, ours.
