@@ -69,7 +69,7 @@ def instance_scale_loss(hidden: Tensor, patch_ids: Tensor, targets: Tensor,
     return (error[inside] / counts[group]).sum() / len(counts)
 
 
-def random_scale_targets(patch_ids: Tensor, bounds: tuple[float, float] = (0.5, 1.5),
+def random_scale_targets(patch_ids: Tensor, bounds: tuple[float, float],
                          generator: torch.Generator | None = None) -> Tensor:
     """Scale targets of the literal reading: uniform in `bounds`, one an instance, new at every call.
 

@@ -76,7 +76,7 @@ def test_unknown_norm_is_named():
 def test_literal_targets_are_one_an_instance_uniform_and_new_every_time():
     ids = torch.arange(1, 2001).repeat(2, 1).repeat_interleave(2, 1)  # (2, 4000), two tokens an instance
     generator = torch.Generator().manual_seed(0)
-    first, second = (random_scale_targets(ids, generator=generator) for _ in range(2))
+    first, second = (random_scale_targets(ids, (0.5, 1.5), generator) for _ in range(2))
     pairs = first.reshape(2, 2000, 2)
     assert torch.equal(pairs[..., 0], pairs[..., 1])
     assert not torch.equal(first, second) and not torch.equal(first[0], first[1])

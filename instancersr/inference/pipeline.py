@@ -65,7 +65,6 @@ class InstanceRSRPipeline(DiffusionPipeline):
     """
 
     _optional_components = ["restoration"]
-    model_cpu_offload_seq = "restoration->autoencoder->transformer"
 
     def __init__(self, autoencoder: Any, restoration: RestorationNetwork | None, transformer: JointDiT,
                  controlnet: ControlNet, scheduler: Any, default_steps: int = 4, default_fidelity: float = 0.0):
@@ -106,7 +105,8 @@ class InstanceRSRPipeline(DiffusionPipeline):
             scale: enlargement. 4 is the model's own; less is shrunk from it, more is done in two passes.
             num_inference_steps: DDIM steps; None for the model's default.
             generator: source of the noise; None for seed 0, so that the same input gives the same output.
-            start_from: "noise", or "lr": y-hat noised to the first timestep.
+            start_from: "noise", or "lr": y-hat noised to the first timestep. The same thing where the first timestep
+                is pure noise, as with the shipped weights' schedule.
             fidelity: 1 is y-hat, closest to the input; 0 is the sample, richest. None for the model's default.
             color_fix: "wavelet", "adain" or "none".
             tile: side of a tile in LR pixels; None chooses, and chooses smaller ones when memory runs out.

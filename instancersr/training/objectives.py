@@ -12,8 +12,8 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from .. import losses
-from ..diffusion import Denoiser, add_noise, decode, encode, join, noise_scales
-from ..instances import patch_ids
+from ..diffusion import Denoiser, add_noise, decode, encode, join, noise_scales, prior_mean
+from ..instances import SCALE_RANGE, patch_ids
 from ..models import BlockAutoencoder, ControlNet, JointDiT, RestorationNetwork
 from ..models.restoration import enlarge
 from ..models.teachers import Dinov2Teacher, Projector
@@ -158,8 +158,6 @@ class DiffusionObjective:
 
     def measure_residual(self, batches: Sequence[Batch]) -> None:
         """Sets the preconditioning's deviations to those of z - prior mean on these batches."""
-        from ..diffusion import prior_mean
-
         total, count = torch.zeros(()), 0
         for batch in batches:
             z, z_y, _ = self._latents(self.model, batch)
@@ -213,7 +211,7 @@ class DiffusionObjective:
         if alignment.scale_weight:
             ids = patch_ids(batch["ids"], grid)
             literal = alignment.scale_targets == "literal"
-            targets = (losses.random_scale_targets(ids.cpu(), generator=generator).to(hidden) if literal
+            targets = (losses.random_scale_targets(ids.cpu(), SCALE_RANGE, generator).to(hidden) if literal
                        else self._patch_targets(batch, grid))
             terms["scale"] = alignment.scale_weight * losses.instance_scale_loss(
                 hidden, ids, targets, "l2" if literal else "rms")
