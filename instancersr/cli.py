@@ -6,7 +6,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.text import Text
+
+from instancersr.errors import MissingPackage, UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,10 +36,6 @@ SMALLEST_TILE = 16
 
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-
-
-class UserError(Exception):
-    """What the user can put right: shown as one line."""
 
 
 @dataclass
@@ -181,7 +180,7 @@ def upscale(
         raise typer.Exit(1)
 
 
-class ModelError(Exception):
+class ModelError(UserError):
     """The model cannot be loaded: no file of the batch can be done."""
 
 
@@ -414,22 +413,13 @@ def train(
     ] = None,
 ) -> None:
     """Train a model as a configuration says; the same command resumes a run that was stopped."""
-    errors = Console(stderr=True)
-    try:
-        from instancersr.training.config import ConfigError
-        from instancersr.training.trainer import train_from_config
-    except ImportError as error:
-        reason = _first_line(error)
-        _fail(errors, f"error: training needs more packages ({reason}): pip install 'instancersr[train]'", 1)
-    try:
+    with _one_line_errors():
+        try:
+            from instancersr.training.trainer import train_from_config
+        except ImportError as error:
+            raise MissingPackage(error, "train") from error
         folder = train_from_config(config, overrides or [])
-    except ConfigError as error:
-        _fail(errors, f"error: {_first_line(error)}", 2)
-    except OSError as error:
-        _fail(errors, f"error: {_first_line(error)}", 1)
-    except KeyboardInterrupt as interruption:
-        _fail(errors, f"interrupted: {interruption}" if str(interruption) else "interrupted", INTERRUPTED)
-    Console().print(_line(f"done: {folder}"), soft_wrap=True)
+        Console().print(_line(f"done: {folder}"), soft_wrap=True)
 
 
 # ----------------------------------------------------------------------------------------------------- doctor
@@ -527,6 +517,20 @@ def _try_model(model: str, device: Device) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------- common
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """What a command's work raises becomes one line and an exit code; a bug keeps its traceback."""
+    errors = Console(stderr=True)
+    try:
+        yield
+    except UserError as error:
+        _fail(errors, f"error: {_first_line(error)}", 2)
+    except OSError as error:
+        _fail(errors, f"error: {_first_line(error)}", 1)
+    except KeyboardInterrupt as interruption:
+        _fail(errors, f"interrupted: {interruption}" if str(interruption) else "interrupted", INTERRUPTED)
 
 
 def _fail(console: Console, message: str, code: int) -> None:

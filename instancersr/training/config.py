@@ -9,9 +9,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from ..degradation import PRESETS
+from ..errors import UserError
 
 
-class ConfigError(Exception):
+class ConfigError(UserError):
     """A configuration that cannot be used; one line that names the key."""
 
 

@@ -24,6 +24,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ..degradation import degrade
+from ..errors import UserError
 from ..instances import colorize, id_map_from_annotations, scale_target
 
 PHOTO_SUFFIXES = (".webp", ".jpg", ".jpeg", ".png")
@@ -31,7 +32,7 @@ TOKEN = 16
 """HR pixels along one side of a token: f8 autoencoder, patch 2."""
 
 
-class DataError(Exception):
+class DataError(UserError):
     """A shard, photo or annotation that cannot be used; one line that names it."""
 
 
