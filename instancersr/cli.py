@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,9 +18,8 @@ from rich.text import Text
 from instancersr.errors import MissingPackage, UserError
 
 if TYPE_CHECKING:
-    import numpy as np
+    from instancersr.inference.batch import Result
 
-    from instancersr.inference.images import Photo
 app = typer.Typer(
     name="instancersr",
     help="Sharp, natural enlargements of bad photos, and the map of the objects in them.",
@@ -36,20 +34,6 @@ SMALLEST_TILE = 16
 
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-
-
-@dataclass
-class Job:
-    """One picture to upscale."""
-
-    source: Path
-    output: Path
-    instances: Path | None
-    problem: str | None = None
-
-    @property
-    def writes(self) -> list[Path]:
-        return [self.output] + ([self.instances] if self.instances else [])
 
 
 def _version(value: bool) -> None:
@@ -123,65 +107,29 @@ def upscale(
 ) -> None:
     """Upscale pictures: read, restore, enlarge, and keep EXIF, colour profile and transparency."""
     _check_tile(tile)
-    errors = Console(stderr=True)
-    jobs = _plan(inputs, output, f"_x{scale:g}", _suffix(format), instances)
-    _find_problems(jobs, overwrite)
+    with _one_line_errors():
+        from instancersr.inference.batch import find_problems, plan_jobs, run_jobs
 
-    pipe = None
-    done = 0
-    try:
-        with _Progress(errors, len(jobs)) as progress:
-            for job in jobs:
-                try:
-                    if job.problem:
-                        raise UserError(job.problem)
-                    photo = _read(job, scale)
-                    if pipe is None:
-                        progress.begin("loading the model")
-                        pipe = _load(model, device, threads)
-                    started = time.perf_counter()
-                    progress.begin(job.source.name)
-                    result = pipe(
-                        photo.rgb,
-                        scale=scale,
-                        num_inference_steps=steps,
-                        generator=_generator(seed),
-                        start_from=start_from,
-                        fidelity=fidelity,
-                        color_fix=color_fix,
-                        tile=tile or None,
-                        progress=progress.tiles,
-                    )
-                    notes = _write(job, photo, result.images[0], result.instances[0])
-                except ModelError:
-                    raise
-                except Exception as error:
-                    if not _is_expected(error):
-                        raise
-                    progress.print(_line(_explain(job.source, error)), style="red")
-                else:
-                    done += 1
-                    for note in notes:
-                        progress.print(_line(f"note: {note}"), style="yellow")
-                    height, width = photo.rgb.shape[:2]
-                    size = "{}x{}".format(*result.images[0].size)
-                    seconds = time.perf_counter() - started
-                    progress.print(_line(
-                        f"{job.source} -> {job.output} ({width}x{height} -> {size}, {seconds:.1f} s)"
-                    ))
-                progress.finish_file()
-    except KeyboardInterrupt:
-        _fail(errors, f"interrupted; {done} done", INTERRUPTED)
-    except ModelError as error:
-        _fail(errors, str(error), 1)
-    failed = len(jobs) - done
-    errors.print(Text(f"{done} done, {failed} failed" if failed else f"{done} done"), soft_wrap=True)
-    if failed:
-        raise typer.Exit(1)
+        jobs = plan_jobs(inputs, output, f"_x{scale:g}", _suffix(format), instances)
+        find_problems(jobs, overwrite)
+        done = 0
+        try:
+            with _Progress(Console(stderr=True), len(jobs)) as progress:
 
+                def options() -> dict[str, Any]:
+                    return {"num_inference_steps": steps, "generator": _generator(seed), "start_from": start_from,
+                            "fidelity": fidelity, "color_fix": color_fix, "tile": tile or None,
+                            "progress": progress.tiles}
 
-class ModelError(UserError):
-    """The model cannot be loaded: no file of the batch can be done."""
+                for result in run_jobs(jobs, lambda: _load(model, device, threads), scale, options, progress.begin):
+                    done += result.error is None
+                    progress.show(result)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{done} done") from None
+        failed = len(jobs) - done
+        Console(stderr=True).print(Text(f"{done} done, {failed} failed" if failed else f"{done} done"), soft_wrap=True)
+        if failed:
+            raise typer.Exit(1)
 
 
 def _check_tile(tile: int) -> None:
@@ -200,124 +148,6 @@ def _suffix(format: str) -> str:
     return suffix
 
 
-def _plan(inputs: list[Path], output: Path | None, mark: str, suffix: str, instances: bool) -> list[Job]:
-    """Which file becomes which; folders are searched here. Raises typer.BadParameter for an impossible -o."""
-    from instancersr.inference.images import WRITABLE, image_files
-
-    if output is not None and not output.is_dir() and output.suffix:
-        single = len(inputs) == 1 and not inputs[0].is_dir()
-        if output.suffix.lower() in WRITABLE:
-            if not single:
-                raise typer.BadParameter(f"{output} is one file, the inputs may be more; name a folder",
-                                         param_hint="--output")
-            return [Job(inputs[0], output, _beside(output, output.stem) if instances else None)]
-        if single:
-            raise typer.BadParameter(f"{output}: {output.suffix} cannot be written; "
-                                     f"choose {', '.join(WRITABLE)}, or name an existing folder",
-                                     param_hint="--output")
-    if output is not None and output.exists() and not output.is_dir():
-        raise typer.BadParameter(f"{output} is a file, not a folder", param_hint="--output")
-
-    def job(source: Path, folder: Path) -> Job:
-        target = folder / f"{source.stem}{mark}{suffix}"
-        return Job(source, target, _beside(target, source.stem) if instances else None)
-
-    jobs = []
-    for path in inputs:
-        if not path.is_dir():
-            jobs.append(job(path, output or path.parent))
-            continue
-        found = image_files(path)
-        if output is not None and path.resolve() in output.resolve().parents:
-            found = [file for file in found if output.resolve() not in file.resolve().parents]
-        in_folder = [job(file, (output or path) / file.relative_to(path).parent) for file in found]
-        # A second run over a folder must not enlarge the results of the first.
-        results = {target for j in in_folder for target in (j.output, _beside(j.output, j.source.stem))}
-        in_folder = [j for j in in_folder if j.source not in results]
-        if not in_folder:
-            in_folder = [Job(path, path, None, "no pictures in this folder (PNG, JPEG, WebP, TIFF, BMP...)")]
-        jobs.extend(in_folder)
-    return jobs
-
-
-def _beside(target: Path, stem: str) -> Path:
-    return target.with_name(f"{stem}_instances.png")
-
-
-def _find_problems(jobs: list[Job], overwrite: bool) -> None:
-    """Mark the jobs that would overwrite an input, each other's result or, unasked, an existing file."""
-    sources = {job.source.resolve() for job in jobs}
-    owners: dict[Path, Job] = {}
-    for job in jobs:
-        if job.problem:
-            continue
-        for path in job.writes:
-            real = path.resolve()
-            if real in sources:
-                job.problem = f"{path} is an input and is never overwritten; choose another --output"
-            elif real in owners:
-                job.problem = f"{path} is the result of {owners[real].source} already; rename one of them"
-            elif path.exists() and not path.is_dir() and not overwrite:
-                job.problem = f"{path} exists, use --overwrite to replace it"
-            if job.problem:
-                break
-            owners[real] = job
-
-
-def _read(job: Job, scale: float) -> Photo:
-    """The picture, once it is sure that its result can be written."""
-    from instancersr.inference.images import check_writable, read_image
-
-    photo = read_image(job.source)
-    height, width = (round(side * scale) for side in photo.rgb.shape[:2])
-    for path in job.writes:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        check_writable(path, width, height)
-    return photo
-
-
-def _write(job: Job, photo: Photo, picture: Any, ids: np.ndarray) -> list[str]:
-    import numpy as np
-    from PIL import Image
-
-    from instancersr.inference.images import write_image
-
-    alpha = None
-    if photo.alpha is not None:
-        alpha = np.array(Image.fromarray(photo.alpha).resize(picture.size, Image.Resampling.LANCZOS))
-    rgb = np.array(picture)
-    notes = write_image(job.output, rgb, alpha=alpha, icc_profile=photo.icc_profile, exif=photo.exif)
-    if job.instances:
-        write_image(job.instances, _id_colors(int(ids.max()))[ids])
-    return notes
-
-
-def _id_colors(count: int) -> np.ndarray:
-    """A table (count + 1, 3) uint8 of colours: black for 0, all different, successive ones apart."""
-    import numpy as np
-
-    # An odd multiplier permutes the 24-bit codes, so no two ids share one; the golden ratio spreads them.
-    codes = np.arange(count + 1, dtype=np.int64) * (round(2**24 * 0.618034) | 1) % 2**24
-    bits = (codes[:, None] >> np.arange(23, -1, -1) & 1).astype(np.uint8)  # (count + 1, 24), highest first
-    # Every third bit is one channel's, so that each channel gets some of the high ones.
-    return np.packbits(bits.reshape(-1, 8, 3), axis=1)[:, 0]
-
-
-def _is_expected(error: Exception) -> bool:
-    """Files, settings and memory; anything else is a bug, and its traceback belongs in a report."""
-    from instancersr.inference.images import ImageError
-
-    return isinstance(error, (ImageError, UserError, OSError, ValueError, RuntimeError, MemoryError))
-
-
-def _explain(source: Path, error: Exception) -> str:
-    text = _first_line(str(error).removeprefix(f"{source}: ") or type(error).__name__)
-    # torch.OutOfMemoryError is for accelerators; its CPU allocator raises a plain RuntimeError
-    if isinstance(error, MemoryError) or any(s in text.lower() for s in ("out of memory", "can't allocate")):
-        text = "not enough memory; try a smaller --tile"
-    return f"error: {source}: {text}"
-
-
 def _load(model: str, device: Device, threads: int | None) -> Any:
     """An InstanceRSRPipeline on its device (Any: diffusers hides its methods from type checkers).
 
@@ -326,6 +156,8 @@ def _load(model: str, device: Device, threads: int | None) -> Any:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import torch
+
+    from instancersr.inference.batch import ModelError
 
     if threads:
         torch.set_num_threads(threads)
@@ -336,17 +168,19 @@ def _load(model: str, device: Device, threads: int | None) -> Any:
         pipe: Any = InstanceRSRPipeline.from_pretrained(model)
         return pipe.to(name)
     except Exception as error:  # the hub, safetensors and JSON have their own exceptions
-        raise ModelError(f"error: cannot load the model {model}: {_first_line(error)}") from error
+        raise ModelError(f"cannot load the model {model}: {_first_line(error)}") from error
 
 
 def _pick_device(device: Device) -> str:
     import torch
 
+    from instancersr.inference.batch import ModelError
+
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         return next(name for name in ("cuda", "mps", "cpu") if present[name])
     if not present[device]:
-        raise ModelError(f"error: torch finds no {device} device on this machine; try --device auto")
+        raise ModelError(f"torch finds no {device} device on this machine; try --device auto")
     return device
 
 
@@ -390,11 +224,20 @@ class _Progress:
         if self._bars:
             self._bars.update(self._tiles, completed=done, total=total)
 
-    def finish_file(self) -> None:
+    def show(self, result: Result) -> None:
+        """What became of a picture."""
+        job = result.job
+        if result.error is not None:
+            self._print(_line(result.error), style="red")
+        else:
+            for note in result.notes:
+                self._print(_line(f"note: {note}"), style="yellow")
+            sizes = "{}x{} -> {}x{}".format(*result.input_size, *result.output_size)
+            self._print(_line(f"{job.source} -> {job.output} ({sizes}, {result.seconds:.1f} s)"))
         if self._bars:
             self._bars.advance(self._files)
 
-    def print(self, line: Text, style: str | None = None) -> None:
+    def _print(self, line: Text, style: str | None = None) -> None:
         """A styled line is for stderr. On a terminal all go through the console that draws the bars."""
         console = self._errors if style or self._bars else self._out
         console.print(line, style=style, soft_wrap=True)
@@ -439,7 +282,7 @@ def doctor(
         try:
             found, ok = check(), True
         except Exception as error:  # a broken part must not hide the others
-            found, ok = _first_line(error).removeprefix("error: "), False
+            found, ok = _first_line(error), False
         broken += not ok
         mark = Text("ok", "green") if ok else Text("BROKEN", "red")
         table.add_row(mark, name, _line(found))

@@ -170,9 +170,9 @@ def test_instances_are_one_colour_each(upscale, tiny_model):
 
 
 def test_colour_table_has_no_colour_twice():
-    from instancersr.cli import _id_colors
+    from instancersr.inference.batch import id_colors
 
-    table = _id_colors(50_000)
+    table = id_colors(50_000)
     assert table.shape == (50_001, 3) and not table[0].any()
     assert len(np.unique(table, axis=0)) == len(table)
     steps = np.linalg.norm(np.diff(table[:100].astype(int), axis=0), axis=1)
@@ -323,7 +323,7 @@ def test_a_missing_model_is_one_line(upscale):
     save("a.png")
     os.mkdir("empty")
     code, out, err = upscale("a.png", model="empty")
-    assert code == 1 and not out
+    assert code == 2 and not out
     assert len(err) == 1 and err[0].startswith("error: cannot load the model empty: ")
     assert written() == ["a.png"]
 
@@ -357,7 +357,7 @@ def test_ctrl_c_ends_quietly_with_130_and_no_partial_output(tiny_model, tmp_path
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.splitlines() == ["interrupted; 1 done"]
+    assert err.splitlines() == ["interrupted: 1 done"]
     assert written(tmp_path) == ["first.png", "first_x4.png", "long.png"]
 
 
