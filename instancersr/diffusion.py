@@ -104,6 +104,48 @@ class Denoiser:
         return None if std is None else torch.tensor(list(std)).to(like)[:, None, None]
 
 
+@torch.no_grad()
+def sample(denoiser: Denoiser, z_y: Tensor, noise: Tensor, steps: int, start_from: str = "noise",
+           token_offset: Tensor | None = None, hidden_layer: int | None = None) -> tuple[Tensor, Tensor | None]:
+    """DDIM from noise to the joint latent z, guided by z_y.
+
+    Args:
+        z_y: (B, C, h, w).
+        noise: (B, 2C, h, w).
+        steps: number of evaluations; the scheduler's `timestep_spacing` says where they lie.
+        start_from: "noise", or "lr": the prior mean noised to the first timestep.
+        token_offset: (B, 2), see `JointDiT.forward`.
+        hidden_layer: also give the tokens after this block at the last step.
+
+    Returns:
+        z (B, 2C, h, w), and the tokens (B, N, D) or None.
+    """
+    z_t, hidden = noise, None
+    timesteps = sampling_timesteps(denoiser.scheduler, steps, z_y.device)
+    if start_from == "lr":
+        first = torch.full((len(z_y),), timesteps[0], device=z_y.device)
+        z_t = add_noise(prior_mean(z_y), noise, *noise_scales(denoiser.scheduler, first))
+    for t in timesteps:
+        z_t, hidden = sampling_step(denoiser, z_t, z_y, t, token_offset, hidden_layer)
+    return z_t, hidden
+
+
+def sampling_timesteps(scheduler: DDIMScheduler, steps: int, device: torch.device | None = None) -> list[int]:
+    """The timesteps of so many sampling steps, the noisiest first; they stay set in the scheduler."""
+    scheduler.set_timesteps(steps, device=device)
+    return scheduler.timesteps.tolist()
+
+
+def sampling_step(denoiser: Denoiser, z_t: Tensor, z_y: Tensor, t: int, token_offset: Tensor | None = None,
+                  hidden_layer: int | None = None) -> tuple[Tensor, Tensor | None]:
+    """One step of DDIM: z at the next timestep of those that are set, and the tokens asked for."""
+    timestep = torch.full((len(z_t),), t, device=z_t.device)
+    prediction = denoiser(z_t, z_y, timestep, token_offset, hidden_layer)
+    predicts_clean = denoiser.scheduler.config.prediction_type == "sample"
+    output = prediction.clean if predicts_clean else prediction.raw
+    return denoiser.scheduler.step(output, t, z_t).prev_sample, prediction.hidden
+
+
 def prior_mean(z_y: Tensor) -> Tensor:
     """What is known of z before any noise is seen: the restored photo, and nothing of the map (its mean is 0)."""
     return join(z_y, torch.zeros_like(z_y))

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from .. import models
-from ..diffusion import Denoiser, add_noise, decode, encode, noise_scales, prior_mean
+from ..diffusion import Denoiser, decode, encode, sample, split
 from ..instances import decode_id_map
 from ..models import ControlNet, JointDiT, RestorationNetwork
 from ..models.restoration import enlarge
@@ -177,26 +177,13 @@ class InstanceRSRPipeline(DiffusionPipeline):
         y = torch.from_numpy(stack).permute(0, 3, 1, 2).to(self.device, self.transformer.dtype) / 255  # (B, 3, h, w)
         eps = torch.stack([noise.window(t) for t in tiles]).to(y)
         restored = enlarge(y, NATIVE_SCALE) if self.restoration is None else self.restoration(y)
-        z_x, z_m = self._sample(encode(self.autoencoder, restored), eps, settings).chunk(2, 1)
+        denoiser = Denoiser(self.transformer, self.controlnet, self.scheduler)
+        z, _ = sample(denoiser, encode(self.autoencoder, restored), eps, settings.steps, settings.start_from)
+        z_x, z_m = split(z)
         photo, instance_map = decode(self.autoencoder, z_x), decode(self.autoencoder, z_m)
         photo = settings.fidelity * restored + (1 - settings.fidelity) * photo
         photo = match_color(photo.float(), y.float(), settings.color_fix)
         return photo.cpu(), instance_map.float().cpu()
-
-    def _sample(self, z_y: Tensor, noise: Tensor, settings: _Settings) -> Tensor:
-        """DDIM from noise to the joint latent z, guided by z_y."""
-        denoiser = Denoiser(self.transformer, self.controlnet, self.scheduler)
-        self.scheduler.set_timesteps(settings.steps, device=z_y.device)
-        timesteps = self.scheduler.timesteps.tolist()
-        z_t = noise
-        if settings.start_from == "lr":
-            first = torch.full((len(z_y),), timesteps[0], device=z_y.device)
-            z_t = add_noise(prior_mean(z_y), noise, *noise_scales(self.scheduler, first))
-        for t in timesteps:
-            prediction = denoiser(z_t, z_y, torch.full((len(z_y),), t, device=z_y.device))
-            output = prediction.clean if self.scheduler.config.prediction_type == "sample" else prediction.raw
-            z_t = self.scheduler.step(output, t, z_t).prev_sample
-        return z_t
 
 
 @dataclass(frozen=True)
