@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -212,12 +213,25 @@ class DiffusionConfig(TrainConfig):
 AnyTrainConfig = AutoencoderConfig | RestorationConfig | DiffusionConfig
 
 
-def load_config(path: Path, overrides: list[str] | None = None) -> AnyTrainConfig:
-    """Reads a YAML file and applies `a.b=value` overrides (values are YAML).
+def load_config(path: Path, overrides: Sequence[str] = ()) -> AnyTrainConfig:
+    """Reads a training configuration and applies `a.b=value` overrides (values are YAML).
 
     Raises:
         ConfigError: the file is missing or no YAML, or a key is unknown, missing or of the wrong type.
     """
+    discriminated: Any = Annotated[AnyTrainConfig, Field(discriminator="task")]
+    return _validated(TypeAdapter(discriminated), path, overrides, "task")
+
+
+S = TypeVar("S", bound=Section)
+
+
+def load_section(kind: type[S], path: Path, overrides: Sequence[str] = ()) -> S:
+    """Reads a configuration of one kind, otherwise as `load_config`."""
+    return _validated(TypeAdapter(kind), path, overrides)
+
+
+def _validated(adapter: TypeAdapter, path: Path, overrides: Sequence[str], discriminator: str | None = None) -> Any:
     try:
         values = yaml.safe_load(Path(path).read_text())
     except OSError as error:
@@ -226,13 +240,12 @@ def load_config(path: Path, overrides: list[str] | None = None) -> AnyTrainConfi
         raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values, such as `task: restoration`")
-    for override in overrides or []:
+    for override in overrides:
         _apply(values, override)
     try:
-        discriminated: Any = Annotated[AnyTrainConfig, Field(discriminator="task")]
-        return TypeAdapter(discriminated).validate_python(values)
+        return adapter.validate_python(values)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_describe(error)}") from error
+        raise ConfigError(f"{path}: {_describe(error, discriminator)}") from error
 
 
 def _apply(values: dict, override: str) -> None:
@@ -250,11 +263,12 @@ def _apply(values: dict, override: str) -> None:
         raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
 
 
-def _describe(error: ValidationError) -> str:
+def _describe(error: ValidationError, discriminator: str | None) -> str:
     problems = []
     for problem in error.errors():
         # the discriminator's value, the first part, is no key of the file
-        key = ".".join(str(part) for part in problem["loc"][1:]) or "task"
+        place = problem["loc"][1:] if discriminator else problem["loc"]
+        key = ".".join(str(part) for part in place) or discriminator
         reason = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
-        problems.append(f"{key}: {reason}")
+        problems.append(f"{key}: {reason}" if key else reason)
     return "; ".join(problems)
