@@ -265,6 +265,30 @@ def train(
         Console().print(_line(f"done: {folder}"), soft_wrap=True)
 
 
+# ----------------------------------------------------------------------------------------------------- ablate
+
+
+@app.command(epilog="Example:  instancersr ablate configs/ablations/mini.yaml seeds=[0]")
+def ablate(
+    config: Annotated[Path, typer.Argument(help="YAML file; see the folder configs/ablations.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="KEY=VALUE pairs that replace values of the file.")
+    ] = None,
+) -> None:
+    """Train the paper's cases, measure them, and write its Table 2 and Figures 1 and 4; resumes if stopped."""
+    with _one_line_errors():
+        try:
+            import matplotlib  # noqa: F401
+            import sklearn  # noqa: F401
+
+            from instancersr.evaluation.ablation import run_ablation
+        except ImportError as error:
+            raise MissingPackage(error, "eval") from error
+        folder = run_ablation(config, overrides or [])
+        typer.echo((folder / "table.md").read_text())
+        Console().print(_line(f"done: {folder}"), soft_wrap=True)
+
+
 # ----------------------------------------------------------------------------------------------------- doctor
 
 

@@ -196,6 +196,8 @@ class DiffusionConfig(TrainConfig):
     schedule: ScheduleConfig = ScheduleConfig()
     alignment: AlignmentConfig = AlignmentConfig()
     sampler: SamplerConfig = SamplerConfig()
+    mask_modelling: bool = True
+    """Whether the instance map is denoised along with the photo; without, the network never sees it."""
     terminal_prob: float = Field(0.25, ge=0, le=1)
     """Share of samples at the last timestep, pure noise, where sampling begins."""
     denoising_weight: float = Field(1.0, ge=0)

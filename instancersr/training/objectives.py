@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from .. import losses
-from ..diffusion import Denoiser, add_noise, decode, encode, join, noise_scales, prior_mean
+from ..diffusion import Denoiser, add_noise, decode, encode, join, noise_scales, prior_mean, split
 from ..instances import SCALE_RANGE, patch_ids
 from ..models import BlockAutoencoder, ControlNet, JointDiT, RestorationNetwork
 from ..models.restoration import enlarge
@@ -150,6 +150,8 @@ class DiffusionObjective:
                                    residual_std=[1.0] * 2 * channels if residual else None)
             parts = {"transformer": transformer,
                      "controlnet": ControlNet.from_backbone(transformer, channels, size.control_depth)}
+        if not self.config.mask_modelling:
+            torch.nn.init.zeros_(parts["transformer"].x_embedder.proj.weight[:, channels:])
         if self.config.sampler.release_restoration and self.restoration is not None:
             parts["restoration"] = self.restoration
         if self.teacher is not None:
@@ -192,12 +194,13 @@ class DiffusionObjective:
         timestep = self._draw_timesteps(len(z), generator).to(z.device)
         noise = torch.randn(z.shape, generator=generator).to(z)
         z_t = add_noise(z, noise, *noise_scales(self.scheduler, timestep))
-        out = denoiser(z_t, z_y, timestep, batch["token_offset"], alignment.layer)
+        out = denoiser(self._visible(z_t), z_y, timestep, batch["token_offset"], alignment.layer)
         target = denoiser.target(z, z_t, z_y, noise, timestep)
-        (raw_x, raw_m), (target_x, target_m) = out.raw.chunk(2, 1), target.chunk(2, 1)
+        (raw_x, raw_m), (target_x, target_m) = split(out.raw), split(target)
         weight = config.denoising_weight
-        terms = {"denoise_x": weight * losses.denoising_loss(raw_x, target_x) / 2,
-                 "denoise_m": weight * losses.denoising_loss(raw_m, target_m) / 2}
+        terms = {"denoise_x": weight * losses.denoising_loss(raw_x, target_x) / 2}
+        if config.mask_modelling:
+            terms["denoise_m"] = weight * losses.denoising_loss(raw_m, target_m) / 2
         return terms | self._representation_terms(model, out.hidden, batch, generator, progress)
 
     def _representation_terms(self, model, hidden, batch, generator, progress) -> dict[str, Tensor]:
@@ -240,14 +243,25 @@ class DiffusionObjective:
             for t in timesteps[:last]:
                 z_t = self._step(denoiser, z_t, z_y, t, batch)
         steps = torch.full((len(z),), timesteps[last], device=z.device)
-        clean = denoiser(z_t, z_y, steps, batch["token_offset"]).clean
-        clean_x, clean_m = clean.chunk(2, 1)
-        picture, instance_map = decode(self.autoencoder, clean_x), decode(self.autoencoder, clean_m)
-        terms = {"pixel": sampler.weight * F.l1_loss(picture, batch["hr"]),
-                 "map": sampler.map_weight * F.l1_loss(instance_map, batch["instance_map"])}
+        clean_x, clean_m = split(denoiser(self._visible(z_t), z_y, steps, batch["token_offset"]).clean)
+        picture = decode(self.autoencoder, clean_x)
+        terms = {"pixel": sampler.weight * F.l1_loss(picture, batch["hr"])}
+        if self.config.mask_modelling:
+            instance_map = decode(self.autoencoder, clean_m)
+            terms["map"] = sampler.map_weight * F.l1_loss(instance_map, batch["instance_map"])
         if self.perceptual is not None:
             terms["lpips"] = sampler.perceptual.weight * self.perceptual(picture, batch["hr"], generator)
         return terms
+
+    def _visible(self, z: Tensor) -> Tensor:
+        """What the transformer may see of z: without mask modelling, nothing of the map.
+
+        Its weights for the map are 0 then, and stay so, as their input is: at inference the map's half is ignored.
+        """
+        if self.config.mask_modelling:
+            return z
+        z_x, z_m = split(z)
+        return join(z_x, torch.zeros_like(z_m))
 
     def _step(self, denoiser: Denoiser, z_t: Tensor, z_y: Tensor, t: int, batch: Batch) -> Tensor:
         timestep = torch.full((len(z_t),), t, device=z_t.device)
@@ -289,9 +303,21 @@ class DiffusionObjective:
         z, z_y, restored = self._latents(model, batch)
         denoiser = Denoiser(model["transformer"], model["controlnet"], self.scheduler)
         scores = self._denoising_terms(model, denoiser, z, z_y, batch, generator, 0.0)
+        scores["noise_mse"] = self._noise_error(denoiser, z, z_y, batch, generator)
         photo, instance_map = self.sample(model, batch, generator, self.config.sampler.steps)
         return scores | {"psnr": psnr(photo, batch["hr"]), "psnr_restored": psnr(restored, batch["hr"]),
                          "psnr_map": psnr(instance_map, batch["instance_map"])}
+
+    def _noise_error(self, denoiser: Denoiser, z: Tensor, z_y: Tensor, batch: Batch,
+                     generator: torch.Generator) -> Tensor:
+        """Eq. 4 on the photo's half, whatever the network predicts: the noise that its clean estimate implies."""
+        timestep = torch.randint(self.scheduler.config.num_train_timesteps, (len(z),), generator=generator).to(z.device)
+        noise = torch.randn(z.shape, generator=generator).to(z)
+        alpha, sigma = noise_scales(self.scheduler, timestep)
+        z_t = add_noise(z, noise, alpha, sigma)
+        clean = denoiser(self._visible(z_t), z_y, timestep, batch["token_offset"]).clean
+        implied = (z_t - alpha * clean) / sigma
+        return losses.denoising_loss(split(implied)[0], split(noise)[0])
 
     def pictures(self, model, batch, generator):
         photo, instance_map = self.sample(model, batch, generator, self.config.sampler.steps)

@@ -35,7 +35,7 @@ def train_from_config(path: Path, overrides: list[str] | None = None) -> Path:
     Raises:
         ConfigError: the configuration or what it points to cannot be used; one line that names the key.
     """
-    config = load_config(path, overrides)
+    config = load_config(path, overrides or [])
     try:
         return Trainer(config).run()
     except DataError as error:
