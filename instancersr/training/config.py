@@ -181,6 +181,14 @@ class SamplerConfig(Section):
     release_restoration: bool = False
     """Whether the restoration network is trained as well, through the sampler and by L1 on y-hat."""
     perceptual: PerceptualConfig = PerceptualConfig()
+    adversarial_weight: float = Field(0.0, ge=0)
+    """Of a discriminator on the perceptual loss's features; needs `perceptual.weight`."""
+
+    @model_validator(mode="after")
+    def _has_features(self) -> SamplerConfig:
+        if self.adversarial_weight and not self.perceptual.weight:
+            raise ValueError("adversarial_weight needs perceptual.weight, whose features it judges")
+        return self
 
 
 class DiffusionConfig(TrainConfig):

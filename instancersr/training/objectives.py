@@ -17,6 +17,7 @@ from ..instances import SCALE_RANGE, patch_ids
 from ..models import BlockAutoencoder, ControlNet, JointDiT, RestorationNetwork
 from ..models.restoration import enlarge
 from ..models.teachers import Dinov2Teacher, Projector
+from .adversarial import FeatureDiscriminator, adversarial_terms
 from .config import AutoencoderConfig, ConfigError, DiffusionConfig, RestorationConfig
 from .perceptual import PerceptualLoss
 
@@ -156,6 +157,8 @@ class DiffusionObjective:
             parts["restoration"] = self.restoration
         if self.teacher is not None:
             parts["projector"] = Projector(parts["transformer"].config.width, self.teacher.width)
+        if self.config.sampler.adversarial_weight:
+            parts["discriminator"] = FeatureDiscriminator()
         return nn.ModuleDict(parts).train().requires_grad_(True)
 
     def measure_residual(self, batches: Sequence[Batch]) -> None:
@@ -184,7 +187,7 @@ class DiffusionObjective:
         if config.denoising_weight:
             terms |= self._denoising_terms(model, denoiser, z, z_y.detach(), batch, generator, progress)
         if config.sampler.weight:
-            terms |= self._sampler_terms(denoiser, z, z_y, batch, generator)
+            terms |= self._sampler_terms(model, denoiser, z, z_y, batch, generator)
         if "restoration" in model:  # it must stay the faithful end of the fidelity scale
             terms["restored"] = config.sampler.weight * 0.5 * F.l1_loss(restored, batch["hr"])
         return terms
@@ -232,7 +235,7 @@ class DiffusionObjective:
         members = F.unfold(batch["ids"][:, None].float(), cell, stride=cell) == ids[:, None]
         return (pixels * members).sum(1) / members.sum(1).clamp_min(1)
 
-    def _sampler_terms(self, denoiser, z, z_y, batch, generator) -> dict[str, Tensor]:
+    def _sampler_terms(self, model, denoiser, z, z_y, batch, generator) -> dict[str, Tensor]:
         """Runs the sampler without gradient up to a random step, and judges the picture that step promises."""
         sampler = self.config.sampler
         self.scheduler.set_timesteps(sampler.steps)
@@ -251,6 +254,9 @@ class DiffusionObjective:
             terms["map"] = sampler.map_weight * F.l1_loss(instance_map, batch["instance_map"])
         if self.perceptual is not None:
             terms["lpips"] = sampler.perceptual.weight * self.perceptual(picture, batch["hr"], generator)
+        if "discriminator" in model:
+            fooled, critic = adversarial_terms(model["discriminator"], *self.perceptual.features)
+            terms |= {"gan": sampler.adversarial_weight * fooled, "critic": critic}
         return terms
 
     def _visible(self, z: Tensor) -> Tensor:

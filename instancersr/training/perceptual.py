@@ -31,9 +31,19 @@ class PerceptualLoss(nn.Module):
             raise ConfigError(f"perceptual.weight: VGG16 weights for LPIPS were not found in TORCH_HOME and could "
                               f"not be fetched ({type(error).__name__})") from error
         self.metric.requires_grad_(False)
+        self._seen: list[Tensor] = []
+        net = self.metric.net.net
+        for part in (net.slice1, net.slice2, net.slice3, net.slice4):  # to relu1_2, relu2_2, relu3_3, relu4_3
+            part.register_forward_hook(lambda _part, _inputs, features: self._seen.append(features))
+
+    @property
+    def features(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Four of VGG16's feature maps of the last windows: of the output, with gradients, and of the truth."""
+        return self._seen[4:], self._seen[:4]  # pyiqa evaluates the truth first
 
     def forward(self, output: Tensor, truth: Tensor, generator: torch.Generator) -> Tensor:
         """output, truth (B, 3, H, W) in [0, 1] -> a scalar."""
+        self._seen.clear()
         window = min(self.window, output.shape[-2], output.shape[-1])
         top = int(torch.randint(output.shape[-2] - window + 1, (), generator=generator))
         left = int(torch.randint(output.shape[-1] - window + 1, (), generator=generator))

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from instancersr.evaluation.ablation import (
+    AblationConfig,
     Record,
     efficiency,
     markdown_table,
@@ -17,7 +18,7 @@ from instancersr.evaluation.ablation import (
     t_interval,
 )
 from instancersr.inference.pipeline import InstanceRSRPipeline
-from instancersr.training.config import ConfigError
+from instancersr.training.config import ConfigError, load_config, load_section
 
 FALLING = [(1000, 1.0), (2000, 0.5), (3000, 0.4)]
 
@@ -85,6 +86,13 @@ def mini(photo_folder, tiny_model, tmp_path_factory) -> Path:
 def finished(mini) -> Path:
     pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'instancersr[eval]'")
     return run_ablation(mini)
+
+
+def test_the_shipped_ablation_is_valid():
+    path = Path(__file__).parents[2] / "configs" / "ablations" / "mini.yaml"
+    config = load_section(AblationConfig, path)
+    for overrides in config.cases.values():
+        load_config(path.parent / config.base, overrides)
 
 
 def test_ablation_from_training_to_table_and_figures(finished):
