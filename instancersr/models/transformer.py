@@ -33,21 +33,28 @@ class JointDiTOutput(BaseOutput):
     hidden: Tensor | None = None
 
 
-def timestep_frequencies(timestep: Tensor) -> Tensor:
-    """(B,) timesteps in 0..999 -> (B, 256): cosines, then sines, of 128 geometric frequencies from 1 to 1e-4."""
+def timestep_frequencies(timestep: Tensor, shift: int = 0) -> Tensor:
+    """(B,) timesteps in 0..999 -> (B, 256): cosines, then sines, of 128 frequencies 10000^(-i / (128 - shift)).
+
+    DiT has shift 0, its port in `diffusers` 1.
+    """
     half = FREQUENCIES // 2
-    rates = torch.exp(-math.log(10000) * torch.arange(half, device=timestep.device, dtype=torch.float32) / half)
+    steps = torch.arange(half, device=timestep.device, dtype=torch.float32)
+    rates = torch.exp(-math.log(10000) * steps / (half - shift))
     angles = timestep.float()[:, None] * rates
     return torch.cat([angles.cos(), angles.sin()], 1)
 
 
-def grid_positions(height: int, width: int, dim: int, offset: Tensor | None = None) -> Tensor:
+def grid_positions(height: int, width: int, dim: int, offset: Tensor | None = None,
+                   base_grid: int | None = None) -> Tensor:
     """Fixed 2-D sine-cosine positions of a token grid, the horizontal coordinate in the first half of the channels.
 
     Args:
         height, width: of the grid, in tokens.
         dim: width of the embedding, divisible by 4.
         offset: (B, 2) row and column, in tokens, of the grid's first token; None for the origin.
+        base_grid: side of the grid that a pretrained network knows: the positions of any other grid are spread over
+            its; None for positions 0, 1, 2, ... on every grid.
 
     Returns:
         (1 or B, height * width, dim), float32.
@@ -57,6 +64,8 @@ def grid_positions(height: int, width: int, dim: int, offset: Tensor | None = No
     offset = offset.float()
     rows = offset[:, :1] + torch.arange(height, device=offset.device)  # (B, height)
     columns = offset[:, 1:] + torch.arange(width, device=offset.device)  # (B, width)
+    if base_grid is not None:
+        rows, columns = rows * base_grid / height, columns * base_grid / width
     batch = len(offset)
     horizontal = _axis_positions(columns, dim // 2)[:, None].expand(batch, height, width, dim // 2)
     vertical = _axis_positions(rows, dim // 2)[:, :, None].expand(batch, height, width, dim // 2)
@@ -78,12 +87,13 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 class TimestepEmbedder(nn.Module):
     """(B,) timesteps -> (B, D)."""
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, frequency_shift: int):
         super().__init__()
+        self.frequency_shift = frequency_shift
         self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, timestep: Tensor) -> Tensor:
-        return self.mlp(timestep_frequencies(timestep).to(self.mlp[0].weight.dtype))
+        return self.mlp(timestep_frequencies(timestep, self.frequency_shift).to(self.mlp[0].weight.dtype))
 
 
 class Attention(nn.Module):
@@ -118,11 +128,11 @@ class Mlp(nn.Module):
 class DiTBlock(nn.Module):
     """A transformer block with adaptive layer norm; its gates start at zero, so it starts as the identity."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float):
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, mlp_norm_eps: float = NORM_EPS):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS, elementwise_affine=False)
         self.attn = Attention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS, elementwise_affine=False)
+        self.norm2 = nn.LayerNorm(dim, eps=mlp_norm_eps, elementwise_affine=False)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
 
@@ -175,6 +185,9 @@ class JointDiT(ModelMixin, ConfigMixin):
             the null class is used, as the method has no labels.
         residual_std: for each latent channel, the standard deviation of what the condition lacks of the clean
             latent, for the preconditioning in `instancersr.diffusion`; None for a network that predicts noise.
+        base_grid: see `grid_positions`.
+        frequency_shift: see `timestep_frequencies`.
+        mlp_norm_eps: of the layer norm before the MLPs; `diffusers`' port of DiT has another one than DiT.
 
     Raises:
         ValueError: `width` is not divisible by `heads` or by 4.
@@ -185,14 +198,15 @@ class JointDiT(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, in_channels: int = 64, out_channels: int = 64, patch_size: int = 2, width: int = 320,
                  depth: int = 8, heads: int = 5, mlp_ratio: float = 4.0, num_classes: int = 0,
-                 residual_std: Sequence[float] | None = None):
+                 residual_std: Sequence[float] | None = None, base_grid: int | None = None, frequency_shift: int = 0,
+                 mlp_norm_eps: float = NORM_EPS):
         super().__init__()
         if width % heads or width % 4:
             raise ValueError(f"JointDiT: width {width} must be divisible by 4 and by heads ({heads})")
         self.x_embedder = PatchEmbed(in_channels, patch_size, width)
-        self.t_embedder = TimestepEmbedder(width)
+        self.t_embedder = TimestepEmbedder(width, frequency_shift)
         self.y_embedder = ClassEmbedder(num_classes, width) if num_classes else None
-        self.blocks = nn.ModuleList(DiTBlock(width, heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(DiTBlock(width, heads, mlp_ratio, mlp_norm_eps) for _ in range(depth))
         self.final_layer = FinalLayer(width, patch_size, out_channels)
         self.gradient_checkpointing = False
         self._initialize()
@@ -211,7 +225,7 @@ class JointDiT(ModelMixin, ConfigMixin):
         tokens = self.x_embedder(sample)
         grid = [side // self.config.patch_size for side in sample.shape[-2:]]
         offset = None if token_offset is None else token_offset.to(tokens.device)
-        positions = grid_positions(grid[0], grid[1], self.config.width, offset).to(tokens)
+        positions = grid_positions(grid[0], grid[1], self.config.width, offset, self.config.base_grid).to(tokens)
         conditioning = self.t_embedder(timestep)
         if self.y_embedder is not None:
             conditioning = conditioning + self.y_embedder(class_labels, len(sample))
