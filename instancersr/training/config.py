@@ -137,6 +137,10 @@ class TransformerConfig(Section):
     patch_size: int = 2
     control_depth: int = Field(3, ge=1)
     prediction: Literal["residual", "noise"] = "residual"
+    num_classes: int = Field(0, ge=0)
+    """Entries of DiT's class table less the null class, which is the one used; 0: no table."""
+    learned_variance: bool = False
+    """Whether the output has DiT's variance channels, which no loss here trains."""
 
     @model_validator(mode="after")
     def _fits(self) -> TransformerConfig:
@@ -145,6 +149,17 @@ class TransformerConfig(Section):
         if self.control_depth > self.depth:
             raise ValueError(f"control_depth {self.control_depth} is more than depth {self.depth}")
         return self
+
+
+class BackboneConfig(Section):
+    """A pretrained DiT to begin from, and how much of it is trained."""
+
+    pretrained: str | None = None
+    """A file in DiT's own layout, a folder or a hub id (`facebook/DiT-XL-2-512`); its sizes are `transformer`'s."""
+    trained_blocks: int | None = Field(None, ge=0)
+    """The last so many blocks are trained, with the inflated first and last layers; None: everything."""
+    lr_scale: float = Field(1.0, gt=0)
+    """The backbone's learning rate over `optimizer.lr`, which the control branch and the projector have."""
 
 
 class AlignmentConfig(Section):
@@ -159,6 +174,11 @@ class AlignmentConfig(Section):
     """Lambda of Eq. 5."""
     until: float = Field(1.0, ge=0, le=1)
     """Share of the run after which Eq. 5 is switched off (HASTE)."""
+    projector: Literal["mlp", "conv"] = "mlp"
+    """REPA's three linear maps, or iREPA's 3x3 convolution over the token grid."""
+    spatial_normalization: float | None = Field(None, ge=0, le=1)
+    """iREPA: the share of the mean over the patches that is taken off the teacher's features; None: neither that nor
+    the division by their deviation."""
     every: int = Field(1, ge=1)
     """Eq. 5 is computed for every so many samples of a batch: the teacher is as dear as the transformer."""
     scale_weight: float = Field(0.1, ge=0)
@@ -195,15 +215,19 @@ class DiffusionConfig(TrainConfig):
     """Trains JointDiT and its control branch on latents of a frozen autoencoder and restoration network."""
 
     task: Literal["diffusion"]
-    autoencoder: Path
+    autoencoder: str
+    """A folder of ours, or an `AutoencoderKL` by folder or hub id (`stabilityai/sd-vae-ft-ema`)."""
     restoration: Path | None = None
     """None: y-hat is the bicubic enlargement, as in the paper."""
     init: Path | None = None
     """A folder of a pipeline whose transformer and control branch to begin from."""
+    backbone: BackboneConfig = BackboneConfig()
     transformer: TransformerConfig = TransformerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     alignment: AlignmentConfig = AlignmentConfig()
     sampler: SamplerConfig = SamplerConfig()
+    gradient_checkpointing: bool = False
+    """Blocks are computed again in the backward pass, which saves most of the activations' memory."""
     mask_modelling: bool = True
     """Whether the instance map is denoised along with the photo; without, the network never sees it."""
     terminal_prob: float = Field(0.25, ge=0, le=1)
@@ -214,6 +238,13 @@ class DiffusionConfig(TrainConfig):
     def _layers_exist(self) -> DiffusionConfig:
         if self.alignment.layer > self.transformer.depth:
             raise ValueError(f"alignment.layer {self.alignment.layer} is more than depth {self.transformer.depth}")
+        if (self.backbone.trained_blocks or 0) > self.transformer.depth:
+            raise ValueError(f"backbone.trained_blocks {self.backbone.trained_blocks} is more than depth "
+                             f"{self.transformer.depth}")
+        if self.backbone.pretrained is not None and self.init is not None:
+            raise ValueError("backbone.pretrained and init exclude each other: a run begins from one of them")
+        if self.backbone.pretrained is not None and self.transformer.prediction != "noise":
+            raise ValueError("backbone.pretrained: a DiT predicts noise; set transformer.prediction=noise")
         if self.data.crop % (8 * self.transformer.patch_size):
             raise ValueError(f"data.crop {self.data.crop} does not divide into tokens of "
                              f"{8 * self.transformer.patch_size} pixels")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from .. import losses
 from ..diffusion import Denoiser, add_noise, decode, encode, join, noise_scales, prior_mean, split
+from ..errors import UserError
 from ..instances import SCALE_RANGE, patch_ids
 from ..models import BlockAutoencoder, ControlNet, JointDiT, RestorationNetwork
+from ..models.pretrained import load_autoencoder, load_dit
 from ..models.restoration import enlarge
-from ..models.teachers import Dinov2Teacher, Projector
+from ..models.teachers import ConvProjector, Dinov2Teacher, Projector, spatial_normalization
 from .adversarial import FeatureDiscriminator, adversarial_terms
-from .config import AutoencoderConfig, ConfigError, DiffusionConfig, RestorationConfig
+from .config import AutoencoderConfig, ConfigError, DiffusionConfig, RestorationConfig, TransformerConfig
 from .perceptual import PerceptualLoss
 
 Batch = Mapping[str, Tensor]
@@ -53,6 +55,27 @@ def load_part(kind: Any, folder: Path, key: str) -> nn.Module:
         return kind.from_pretrained(folder, low_cpu_mem_usage=False).eval().requires_grad_(False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{key}: {folder} holds no {kind.__name__} ({' '.join(str(error).split())[:160]})") from error
+
+
+def named(key: str, load: Callable[[Any], Any], source: Any) -> Any:
+    """What `load` makes of `source`; its complaint names the configuration's key."""
+    try:
+        return load(source)
+    except UserError as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
+def transformer_settings(size: TransformerConfig, channels: int) -> dict[str, Any]:
+    """Arguments of JointDiT for latents of so many channels."""
+    return {"in_channels": 2 * channels, "out_channels": (4 if size.learned_variance else 2) * channels,
+            "patch_size": size.patch_size, "width": size.width, "depth": size.depth, "heads": size.heads,
+            "num_classes": size.num_classes}
+
+
+def build_transformer(size: TransformerConfig, channels: int) -> JointDiT:
+    """A JointDiT of random weights."""
+    std = [1.0] * 2 * channels if size.prediction == "residual" else None
+    return JointDiT(**transformer_settings(size, channels), residual_std=std)
 
 
 def psnr(output: Tensor, truth: Tensor) -> Tensor:
@@ -126,7 +149,7 @@ class DiffusionObjective:
 
     def __init__(self, config: DiffusionConfig):
         self.config = config
-        self.autoencoder = load_part(BlockAutoencoder, config.autoencoder, "autoencoder")
+        self.autoencoder = named("autoencoder", load_autoencoder, config.autoencoder)
         self.restoration = None
         if config.restoration is not None:
             self.restoration = load_part(RestorationNetwork, config.restoration, "restoration")
@@ -146,26 +169,47 @@ class DiffusionObjective:
             parts = {"transformer": load_part(JointDiT, self.config.init / "transformer", "init"),
                      "controlnet": load_part(ControlNet, self.config.init / "controlnet", "init")}
         else:
-            residual = size.prediction == "residual"
-            transformer = JointDiT(2 * channels, 2 * channels, size.patch_size, size.width, size.depth, size.heads,
-                                   residual_std=[1.0] * 2 * channels if residual else None)
+            transformer = build_transformer(size, channels) if self.config.backbone.pretrained is None else (
+                self._load_backbone(channels))
             parts = {"transformer": transformer,
                      "controlnet": ControlNet.from_backbone(transformer, channels, size.control_depth)}
+        for part in parts.values():
+            part.gradient_checkpointing = self.config.gradient_checkpointing
         if not self.config.mask_modelling:
             torch.nn.init.zeros_(parts["transformer"].x_embedder.proj.weight[:, channels:])
         if self.config.sampler.release_restoration and self.restoration is not None:
             parts["restoration"] = self.restoration
         if self.teacher is not None:
-            parts["projector"] = Projector(parts["transformer"].config.width, self.teacher.width)
+            projector = ConvProjector if self.config.alignment.projector == "conv" else Projector
+            parts["projector"] = projector(parts["transformer"].config.width, self.teacher.width)
         if self.config.sampler.adversarial_weight:
             parts["discriminator"] = FeatureDiscriminator()
-        return nn.ModuleDict(parts).train().requires_grad_(True)
+        model = nn.ModuleDict(parts).train().requires_grad_(True)
+        if self.config.backbone.trained_blocks is not None:
+            frozen = len(model["transformer"].blocks) - self.config.backbone.trained_blocks
+            model["transformer"].blocks[:frozen].requires_grad_(False)
+        return model
+
+    def _load_backbone(self, channels: int) -> JointDiT:
+        size, name = self.config.transformer, self.config.backbone.pretrained
+        transformer = named("backbone.pretrained", load_dit, name)
+        wanted = transformer_settings(size, channels)
+        for key, value in wanted.items():
+            if transformer.config[key] != value:
+                raise ConfigError(f"transformer: {key} is {value} here, {transformer.config[key]} in {name}")
+        return transformer
+
+    def parameter_groups(self, model: nn.ModuleDict) -> list[dict[str, Any]]:
+        """`params` and `lr_scale` of what is trained: the backbone, and everything new."""
+        backbone = [p for p in model["transformer"].parameters() if p.requires_grad]
+        others = [p for name, part in model.items() if name != "transformer" for p in part.parameters()]
+        return [{"params": backbone, "lr_scale": self.config.backbone.lr_scale}, {"params": others, "lr_scale": 1.0}]
 
     def measure_residual(self, batches: Sequence[Batch]) -> None:
         """Sets the preconditioning's deviations to those of z - prior mean on these batches."""
         total, count = torch.zeros(()), 0
         for batch in batches:
-            z, z_y, _ = self._latents(self.model, batch)
+            z, z_y, _ = self._latents(self.model, batch, torch.Generator().manual_seed(0))
             total = total + (z - prior_mean(z_y)).double().square().mean((2, 3)).sum(0)
             count += len(z)
         std = (total / count).sqrt().clamp_min(1e-3)
@@ -181,7 +225,7 @@ class DiffusionObjective:
 
     def terms(self, model, batch, generator, progress):
         config = self.config
-        z, z_y, restored = self._latents(model, batch)
+        z, z_y, restored = self._latents(model, batch, generator)
         denoiser = Denoiser(model["transformer"], model["controlnet"], self.scheduler)
         terms: dict[str, Tensor] = {}
         if config.denoising_weight:
@@ -212,7 +256,10 @@ class DiffusionObjective:
         if self.teacher is not None and progress < alignment.until:
             chosen = slice(None, None, alignment.every)
             features = self.teacher(batch["hr"][chosen], grid)
-            projected = model["projector"](hidden[chosen])
+            if alignment.spatial_normalization is not None:
+                features = spatial_normalization(features, alignment.spatial_normalization)
+            on_grid = (grid,) if alignment.projector == "conv" else ()
+            projected = model["projector"](hidden[chosen], *on_grid)
             terms["repa"] = alignment.weight * losses.representation_alignment_loss(projected, features)
         if alignment.scale_weight:
             ids = patch_ids(batch["ids"], grid)
@@ -274,15 +321,17 @@ class DiffusionObjective:
         clean = denoiser(z_t, z_y, timestep, batch["token_offset"]).clean
         return self.scheduler.step(clean, t, z_t).prev_sample
 
-    def _latents(self, model: nn.ModuleDict, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def _latents(self, model: nn.ModuleDict, batch: Batch,
+                 generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """z, z_y and y-hat; the last two with gradients where the restoration network is released."""
         with torch.no_grad():
-            z = join(encode(self.autoencoder, batch["hr"]), encode(self.autoencoder, batch["instance_map"]))
+            z = join(encode(self.autoencoder, batch["hr"], generator),
+                     encode(self.autoencoder, batch["instance_map"], generator))
         released = "restoration" in model
         restoration = model["restoration"] if released else self.restoration
         with torch.set_grad_enabled(released and torch.is_grad_enabled()):
             restored = enlarge(batch["lr"]) if restoration is None else restoration(batch["lr"])
-            return z, encode(self.autoencoder, restored), restored
+            return z, encode(self.autoencoder, restored, generator), restored
 
     def _draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         last = self.scheduler.config.num_train_timesteps - 1
@@ -297,7 +346,7 @@ class DiffusionObjective:
                steps: int) -> tuple[Tensor, Tensor]:
         """Photos and instance maps from the LR photos alone, (B, 3, H, W) each in about [0, 1]."""
         denoiser = Denoiser(model["transformer"], model["controlnet"], self.scheduler)
-        z, z_y, _ = self._latents(model, batch)
+        z, z_y, _ = self._latents(model, batch, generator)
         z_t = torch.randn(z.shape, generator=generator).to(z)
         self.scheduler.set_timesteps(steps)
         for t in self.scheduler.timesteps.tolist():
@@ -306,7 +355,7 @@ class DiffusionObjective:
         return decode(self.autoencoder, z_x), decode(self.autoencoder, z_m)
 
     def validate(self, model, batch, generator):
-        z, z_y, restored = self._latents(model, batch)
+        z, z_y, restored = self._latents(model, batch, generator)
         denoiser = Denoiser(model["transformer"], model["controlnet"], self.scheduler)
         scores = self._denoising_terms(model, denoiser, z, z_y, batch, generator, 0.0)
         scores["noise_mse"] = self._noise_error(denoiser, z, z_y, batch, generator)
@@ -327,7 +376,7 @@ class DiffusionObjective:
 
     def pictures(self, model, batch, generator):
         photo, instance_map = self.sample(model, batch, generator, self.config.sampler.steps)
-        restored = self._latents(model, batch)[2]
+        restored = self._latents(model, batch, generator)[2]
         return [enlarge(batch["lr"]), restored, photo, batch["hr"], instance_map, batch["instance_map"]]
 
     def export(self, model, folder):

@@ -72,9 +72,8 @@ class Trainer:
         model = self.objective.model.to(self.device, memory_format=torch.channels_last)
         if isinstance(self.objective, DiffusionObjective):
             self.objective.to(self.device)
-        trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained or [nn.Parameter(torch.zeros(1))], config.optimizer.lr,
-                                      config.optimizer.betas, weight_decay=config.optimizer.weight_decay)
+        optimizer = torch.optim.AdamW(self._parameter_groups(model), config.optimizer.lr, config.optimizer.betas,
+                                      weight_decay=config.optimizer.weight_decay)
         self.state = TrainState(model, copy.deepcopy(model).requires_grad_(False), optimizer)
         self.autocast = self._autocast()
         self.stopped_by: int | None = None
@@ -98,6 +97,15 @@ class Trainer:
         kinds = {"autoencoder": AutoencoderObjective, "restoration": RestorationObjective,
                  "diffusion": DiffusionObjective}
         return kinds[self.config.task](self.config)
+
+    def _parameter_groups(self, model: nn.Module) -> list[dict]:
+        if isinstance(self.objective, DiffusionObjective):
+            groups = self.objective.parameter_groups(model)
+        else:
+            groups = [{"params": [p for p in model.parameters() if p.requires_grad], "lr_scale": 1.0}]
+        # the block transform alone has nothing to train, but an optimizer must have something
+        return [group for group in groups if group["params"]] or [
+            {"params": [nn.Parameter(torch.zeros(1))], "lr_scale": 1.0}]
 
     def _begin(self) -> None:
         """What is done once, before the first step."""
@@ -159,7 +167,7 @@ class Trainer:
         # one generator a step, seeded by the step: nothing depends on where the run was cut
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.images)
         for group in state.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
+            group["lr"] = group["lr_scale"] * self._learning_rate()
         with self.autocast:
             terms = self.objective.terms(state.model, batch, generator, state.images / config.images)
         loss = torch.stack(list(terms.values())).sum()

@@ -1,0 +1,101 @@
+"""The diffusion objective on a pretrained backbone and autoencoder, small and random, in the hub's layout."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DiTTransformer2DModel
+
+from instancersr.training.config import ConfigError, DiffusionConfig
+from instancersr.training.objectives import DiffusionObjective
+
+SIZES = {"width": 32, "depth": 3, "heads": 2, "control_depth": 2, "prediction": "noise", "num_classes": 10,
+         "learned_variance": True}
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("hub")
+    torch.manual_seed(0)
+    DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=8, num_layers=3,
+                          sample_size=8, patch_size=2, num_embeds_ada_norm=10).save_pretrained(folder / "dit")
+    AutoencoderKL(down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
+                  block_out_channels=[8] * 4, norm_num_groups=4, latent_channels=4,
+                  scaling_factor=0.18215).save_pretrained(folder / "vae")
+    return {"backbone": str(folder / "dit"), "autoencoder": str(folder / "vae")}
+
+
+def objective(hub: dict[str, str], backbone: dict | None = None, **values) -> DiffusionObjective:
+    settings = {"task": "diffusion", "output": "unused", "images": 8, "batch": 2, "autoencoder": hub["autoencoder"],
+                "backbone": {"pretrained": hub["backbone"], **(backbone or {})}, "transformer": SIZES,
+                "alignment": {"layer": 2}, "data": {"photos": "unused", "crop": 64}, "terminal_prob": 0.0, **values}
+    return DiffusionObjective(DiffusionConfig(**settings))
+
+
+def batch() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.ones(2, 64, 64, dtype=torch.int32)
+    ids[:, :, 32:] = 2
+    return {"hr": torch.rand(2, 3, 64, 64, generator=generator), "lr": torch.rand(2, 3, 16, 16, generator=generator),
+            "ids": ids, "instance_map": torch.rand(2, 3, 64, 64, generator=generator),
+            "scale_targets": torch.ones(2, 64, 64), "token_offset": torch.zeros(2, 2, dtype=torch.long)}
+
+
+def terms(task: DiffusionObjective) -> dict[str, torch.Tensor]:
+    return task.terms(task.model, batch(), torch.Generator().manual_seed(1), 0.0)
+
+
+def test_pretrained_backbone_is_what_training_begins_from(hub):
+    task = objective(hub)
+    stock = DiTTransformer2DModel.from_pretrained(hub["backbone"]).state_dict()
+    assert torch.equal(task.model["transformer"].blocks[1].mlp.fc1.weight,
+                       stock["transformer_blocks.1.ff.net.0.proj.weight"])
+    assert len(task.model["controlnet"].blocks) == 2
+    total = sum(terms(task).values())
+    total.backward()
+    assert torch.isfinite(total) and task.model["transformer"].x_embedder.proj.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("trained", "blocks"), [(None, {0, 1, 2}), (1, {2}), (0, set())])
+def test_as_many_blocks_are_trained_as_asked_for(hub, trained, blocks):
+    task = objective(hub, {"trained_blocks": trained, "lr_scale": 0.1})
+    transformer = task.model["transformer"]
+    assert {n for n, block in enumerate(transformer.blocks) if block.attn.qkv.weight.requires_grad} == blocks
+    assert transformer.x_embedder.proj.weight.requires_grad and transformer.final_layer.linear.weight.requires_grad
+    backbone, others = task.parameter_groups(task.model)
+    assert (backbone["lr_scale"], others["lr_scale"]) == (0.1, 1.0)
+    in_groups = {id(p) for group in (backbone, others) for p in group["params"]}
+    assert in_groups == {id(p) for p in task.model.parameters() if p.requires_grad}
+
+
+def test_gradient_checkpointing_changes_no_gradient(hub):
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        task = objective(hub, gradient_checkpointing=checkpointing)
+        sum(terms(task).values()).backward()
+        gradients.append([p.grad for p in task.model.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        assert (plain is None and checkpointed is None) or torch.allclose(plain, checkpointed, atol=1e-6)
+
+
+def test_sizes_that_are_not_the_backbones_name_the_key(hub):
+    with pytest.raises(ConfigError, match="transformer: depth is 2 here, 3 in"):
+        objective(hub, transformer=SIZES | {"depth": 2})
+
+
+def test_a_missing_autoencoder_or_backbone_names_the_key(hub, tmp_path):
+    with pytest.raises(ConfigError, match="^autoencoder: .*config.json is missing"):
+        objective(hub | {"autoencoder": str(tmp_path)})
+    with pytest.raises(ConfigError, match="^backbone.pretrained: .*hf download"):
+        objective(hub | {"backbone": str(tmp_path)})
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    ({"backbone": {"trained_blocks": 4}}, "trained_blocks 4 is more than depth 3"),
+    ({"backbone": {"pretrained": "x"}, "init": "y"}, "exclude each other"),
+    ({"backbone": {"pretrained": "x"}, "transformer": {"prediction": "residual"}}, "prediction=noise"),
+])  # fmt: skip
+def test_contradictions_are_found_before_anything_is_loaded(values, message):
+    base = {"task": "diffusion", "output": "unused", "images": 8, "autoencoder": "unused", "transformer": SIZES,
+            "alignment": {"layer": 2}, "data": {"photos": "unused", "crop": 64}}
+    with pytest.raises(ValueError, match=message):
+        DiffusionConfig(**(base | values))
