@@ -289,6 +289,177 @@ def ablate(
         Console().print(_line(f"done: {folder}"), soft_wrap=True)
 
 
+# ----------------------------------------------------------------------------------------------------- plan
+
+
+@app.command(epilog="Example:  instancersr plan configs/paper.yaml --gpus 8 --gpu H100 --sharded")
+def plan(
+    config: Annotated[Path, typer.Argument(help="YAML file of a diffusion run; see the folder configs.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="KEY=VALUE pairs that replace values of the file.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="How many.")] = 1,
+    gpu: Annotated[str, typer.Option(help="Which: H100, H200, A100, RTX4090, ...")] = "H100",
+    mfu: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of the GPU's bf16 peak at which the run computes.")
+    ] = 0.45,
+    micro_batch: Annotated[
+        int | None, typer.Option(min=1, help="Images in one forward pass of a GPU; without it, as many as fit.")
+    ] = None,
+    sharded: Annotated[bool, typer.Option(help="FSDP instead of a copy of the weights on every GPU.")] = False,
+    checkpointing: Annotated[bool, typer.Option(help="Compute blocks twice to save memory.")] = False,
+    cached_latents: Annotated[bool, typer.Option(help="Those of photos and maps are in the shards.")] = False,
+    cached_teacher: Annotated[bool, typer.Option(help="The teacher's features are in the shards.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Numbers for a program instead of tables.")] = False,
+) -> None:
+    """Say what a training run costs before it is begun: FLOPs, memory, images/s, days, energy."""
+    with _one_line_errors():
+        from instancersr.training import plan as planning
+        from instancersr.training.config import load_config
+
+        setup = planning.Setup(planning.find_gpu(gpu), gpus, mfu, 1, sharded, checkpointing,
+                               cached_latents, cached_teacher)
+        answer = planning.make_plan(load_config(config, overrides or []), setup, micro_batch)
+        if as_json:
+            typer.echo(planning.as_json(answer))
+        else:
+            Console().print(*planning.as_tables(answer), sep="\n")
+
+
+# --------------------------------------------------------------------------------------------------- prepare
+
+
+@app.command(epilog="Example:  instancersr prepare photos/ shards/ --size 512 --sam facebook/sam-vit-huge")
+def prepare(
+    photos: Annotated[str, typer.Argument(help="A folder of photos, a tar, a pattern of tars, or a folder of tars.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the shards; on a cluster, one that all machines see.")],
+    size: Annotated[
+        int | None,
+        typer.Option(min=16, help="Cut the centre square of photos and masks and resize it to this many pixels a "
+                     "side; without it, files keep their bytes."),
+    ] = None,
+    sam: Annotated[
+        str | None, typer.Option(help="SAM, hub name or folder, that makes the masks where no JSON is beside a photo.")
+    ] = None,
+    latents: Annotated[
+        str | None, typer.Option(help="Also store the latents of this autoencoder, hub name or folder.")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(help="Also store the features of this DINOv2, hub name or folder.")
+    ] = None,
+    shard_photos: Annotated[int, typer.Option(min=1, help="Most photos of a shard.")] = 1000,
+    shard_mb: Annotated[float, typer.Option(min=0.001, help="Most megabytes of a shard's source files.")] = 1000,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; without it, one a core.")] = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Work on a Ray cluster instead: its address, or 'auto'.")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where the models compute.")] = "auto",
+) -> None:
+    """Make WebDataset shards of photos, with instance masks; the same command goes on where a stopped one ended.
+
+    Bad photos are left out and listed in OUTPUT/skipped.jsonl; OUTPUT/manifest.json has counts and checksums.
+    """
+    errors = Console(stderr=True)
+    with _one_line_errors():
+        from instancersr.prepare.run import prepare_photos
+        from instancersr.prepare.sample import Settings
+
+        with _PhotoProgress(errors) as progress:
+            try:
+                manifest = prepare_photos(photos, output, Settings(size, sam, latents, features), shard_photos,
+                                          shard_mb, workers, ray, _pick_device(device), progress.show)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt("the same command goes on with what is left") from None
+        without = manifest["photos"] - manifest["with_masks"]
+        if without:
+            errors.print(_line(f"note: {without} photos have no masks; --sam makes them"), style="yellow")
+        if manifest["skipped"]:
+            errors.print(_line(f"note: {manifest['skipped']} photos left out; the reasons are in "
+                               f"{output / 'skipped.jsonl'}"), style="yellow", soft_wrap=True)
+        Console().print(_line(f"{manifest['photos']} photos, {len(manifest['shards'])} shards, "
+                              f"{manifest['bytes'] / 1e6:.1f} MB in {output}"), soft_wrap=True)
+
+
+class _PhotoProgress:
+    """A bar with photos a second and the time left; off a terminal, a line a minute."""
+
+    def __init__(self, errors: Console):
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._errors = errors
+        self._first: int | None = None
+        self._started = self._told = 0.0
+        self._bar = Progress(TextColumn("photos"), BarColumn(), MofNCompleteColumn(),
+                             TextColumn("{task.fields[rate]:.1f} photos/s"), TimeRemainingColumn(),
+                             console=errors, transient=True, disable=not errors.is_terminal)
+        self._task = self._bar.add_task("photos", total=None, rate=0.0)
+
+    def __enter__(self) -> _PhotoProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._first is None:  # what an earlier run has done says nothing about this one's speed
+            self._first, self._started, self._told = done, now, now
+        rate = (done - self._first) / max(now - self._started, 1e-9)
+        self._bar.update(self._task, completed=done, total=total, rate=rate)
+        if not self._errors.is_terminal and now - self._told >= 60:
+            self._told = now
+            left = (total - done) / rate / 60 if rate else float("inf")
+            self._errors.print(_line(f"{done} of {total} photos, {rate:.1f} photos/s, {left:.0f} minutes left"))
+
+
+# -------------------------------------------------------------------------------------------------- evaluate
+
+
+@app.command(epilog="Example:  instancersr evaluate --lr LR --hr HR --method ours=builtin -o OUT")
+def evaluate(
+    config: Annotated[Path | None, typer.Argument(help="YAML file, instead of the options.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="KEY=VALUE pairs that replace values of the file.")
+    ] = None,
+    lr: Annotated[Path | None, typer.Option(help="Folder of inputs.")] = None,
+    hr: Annotated[Path | None, typer.Option(help="Folder of truths; names may differ by _LR4, _HR or _x4.")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=SPEC; SPEC: bicubic, builtin, a model folder, a folder of outputs, a model file, "
+                     "a JSON file of published scores."),
+    ] = None,
+    metrics: Annotated[str, typer.Option(help="Names with commas between.")] = "psnr,ssim,lpips,dists,niqe",
+    weights: Annotated[Path | None, typer.Option(help="Folder with the metrics' weights in torch_home.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for records and tables.")] = None,
+) -> None:
+    """Compare methods on pictures by metrics; the same command goes on where a stopped one ended."""
+    with _one_line_errors():
+        from instancersr.evaluation import evaluate as evaluation
+        from instancersr.training.config import load_section
+
+        if config:
+            if lr or hr or method or output or weights:
+                raise UserError(f"{config}: a file takes KEY=VALUE pairs, not options")
+            settings = load_section(evaluation.EvaluationConfig, config, overrides or [])
+        else:
+            if not (lr and method and output):
+                raise UserError("give a YAML file, or --lr, --method NAME=SPEC and -o")
+            for each in method:
+                if not all(each.partition("=")):
+                    raise UserError(f"--method {each}: expected NAME=SPEC, such as cubic=bicubic")
+            names = [each.partition("=")[0] for each in method]
+            if len(set(names)) < len(names):
+                raise UserError(f"--method: two methods have one name ({', '.join(names)})")
+            settings = evaluation.EvaluationConfig(
+                output=output, benchmarks={lr.parent.name or "benchmark": evaluation.BenchmarkConfig(lr=lr, hr=hr)},
+                methods={name: spec for name, _, spec in (each.partition("=") for each in method)},
+                metrics=metrics.split(","), weights=weights)
+        errors = Console(stderr=True)
+        folder = evaluation.evaluate(settings, lambda line: errors.print(_line(line), soft_wrap=True))
+        typer.echo((folder / "table.md").read_text())
+
+
 # ----------------------------------------------------------------------------------------------------- doctor
 
 

@@ -22,6 +22,14 @@ def encode(autoencoder: torch.nn.Module, pictures: Tensor, generator: torch.Gene
     return (posterior.sample(generator) - shift) * autoencoder.config.scaling_factor
 
 
+def encode_moments(autoencoder: torch.nn.Module, pictures: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Mean and standard deviation of what `encode` draws, (B, C, H/8, W/8) each; None where it draws nothing."""
+    posterior = autoencoder.encode(pictures * 2 - 1).latent_dist
+    shift = getattr(autoencoder.config, "shift_factor", None) or 0.0
+    scale = autoencoder.config.scaling_factor
+    return (posterior.mean - shift) * scale, None if posterior.deterministic else posterior.std * scale
+
+
 def decode(autoencoder: torch.nn.Module, latents: Tensor) -> Tensor:
     """Scaled latents (B, C, h, w) -> pictures (B, 3, 8h, 8w), about [0, 1], not clamped."""
     shift = getattr(autoencoder.config, "shift_factor", None) or 0.0

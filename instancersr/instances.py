@@ -42,6 +42,13 @@ def decode_rle(rle: Mapping) -> np.ndarray:
     Raises:
         ValueError: the size or the runs are missing or no numbers, or the runs do not fill the picture.
     """
+    counts, height, width = _runs(rle)
+    inside = np.arange(len(counts)) % 2 == 1
+    return np.repeat(inside, counts).reshape(width, height).T
+
+
+def _runs(rle: Mapping) -> tuple[np.ndarray, int, int]:
+    """Lengths of the runs, height and width, checked as `decode_rle` says."""
     try:
         size = [operator.index(side) for side in rle["size"]]
         counts = _counts(rle["counts"])
@@ -52,8 +59,7 @@ def decode_rle(rle: Mapping) -> np.ndarray:
     height, width = size
     if (counts < 0).any() or counts.sum() != height * width:
         raise ValueError(f"RLE: {counts.sum()} pixels encoded, {height}x{width} expected")
-    inside = np.arange(len(counts)) % 2 == 1
-    return np.repeat(inside, counts).reshape(width, height).T
+    return counts, height, width
 
 
 def encode_rle(mask: np.ndarray) -> dict:
@@ -104,45 +110,58 @@ def _counts(counts: str | bytes | list) -> np.ndarray:
 # ---------------------------------------------------------------------------------------- annotations
 
 
-def id_map_from_annotations(sa1b: Mapping) -> np.ndarray:
-    """SA-1B's JSON of one photo -> its id map. Masks overlap: they are painted from the largest to the smallest.
+def check_annotations(sa1b: Mapping) -> tuple[int, int]:
+    """The height and width of the photo that SA-1B's JSON describes. No mask is decoded: this is quick.
 
     Raises:
         ValueError: a field is missing, an id is not a positive 32-bit number, a mask is malformed or has another
             size than the photo.
     """
     try:
-        ids = np.zeros((sa1b["image"]["height"], sa1b["image"]["width"]), np.int32)
-        largest_first = sorted(sa1b["annotations"], key=lambda note: -note["area"])
-        notes = [(note["id"], note["segmentation"]) for note in largest_first]
+        size = (operator.index(sa1b["image"]["height"]), operator.index(sa1b["image"]["width"]))
+        notes = [(note["id"], note["segmentation"], -note["area"]) for note in sa1b["annotations"]]
     except (KeyError, TypeError) as error:
         raise ValueError(f"SA-1B annotations: a field is missing or of another type ({error!r})") from error
-    for i, segmentation in notes:
+    for i, segmentation, _ in notes:
         if type(i) is not int or not 0 < i < 2**31:
             raise ValueError(f"annotation id {i!r} must be a positive 32-bit number")
         try:
-            mask = decode_rle(segmentation)
+            _, *mask_size = _runs(segmentation)
         except ValueError as error:
             raise ValueError(f"annotation {i}: {error}") from error
-        if mask.shape != ids.shape:
-            raise ValueError(f"annotation {i}: mask of {mask.shape}, photo of {ids.shape}")
-        ids[mask] = i
+        if tuple(mask_size) != size:
+            raise ValueError(f"annotation {i}: mask of {tuple(mask_size)}, photo of {size}")
+    return size
+
+
+def id_map_from_annotations(sa1b: Mapping) -> np.ndarray:
+    """SA-1B's JSON of one photo -> its id map. Masks overlap: they are painted from the largest to the smallest.
+
+    Raises:
+        ValueError: as `check_annotations`.
+    """
+    ids = np.zeros(check_annotations(sa1b), np.int32)
+    for note in sorted(sa1b["annotations"], key=lambda note: -note["area"]):
+        ids[decode_rle(note["segmentation"])] = note["id"]
     return ids
+
+
+def annotation_of_mask(mask: np.ndarray, instance_id: int) -> dict:
+    """SA-1B's annotation of one mask (H, W) bool that is not empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    top, left = int(rows[0]), int(columns[0])
+    area = int(mask.sum())
+    y, x = np.argwhere(mask)[area // 2].tolist()
+    return {
+        "id": instance_id, "segmentation": encode_rle(mask), "area": area,
+        "bbox": [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1],
+        "predicted_iou": 1.0, "stability_score": 1.0,
+        "crop_box": [0, 0, mask.shape[1], mask.shape[0]], "point_coords": [[x, y]]}
 
 
 def annotations_from_id_map(ids: np.ndarray, file_name: str, image_id: int = 0) -> dict:
     """An id map -> SA-1B's JSON, one annotation for each id but 0."""
-    annotations = []
-    for i in np.unique(ids[ids > 0]).tolist():
-        mask = ids == i
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        top, left = int(rows[0]), int(columns[0])
-        y, x = np.argwhere(mask)[mask.sum() // 2].tolist()
-        annotations.append({
-            "id": i, "segmentation": encode_rle(mask), "area": int(mask.sum()),
-            "bbox": [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1],
-            "predicted_iou": 1.0, "stability_score": 1.0,
-            "crop_box": [0, 0, ids.shape[1], ids.shape[0]], "point_coords": [[x, y]]})
+    annotations = [annotation_of_mask(ids == i, i) for i in np.unique(ids[ids > 0]).tolist()]
     image = {"image_id": image_id, "width": ids.shape[1], "height": ids.shape[0], "file_name": file_name}
     return {"image": image, "annotations": annotations}
 

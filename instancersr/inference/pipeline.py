@@ -84,7 +84,7 @@ class InstanceRSRPipeline(DiffusionPipeline):
         Raises:
             OSError: there is no such model, or a part of it is missing.
         """
-        folder = _find_model(str(name))
+        folder = find_model(str(name))
         index = json.loads((folder / "model_index.json").read_text())
         parts: dict[str, Any] = {}
         for key, value in index.items():
@@ -241,7 +241,12 @@ def _builtin() -> InstanceRSRPipeline:
 # ------------------------------------------------------------------------------------------------ loading
 
 
-def _find_model(name: str) -> Path:
+def find_model(name: str) -> Path:
+    """The folder of "builtin", of a saved pipeline, or of a hub id that is cached or can be fetched.
+
+    Raises:
+        OSError: there is no such model.
+    """
     folder = BUILTIN if name == "builtin" else Path(name)
     if (folder / "model_index.json").is_file():
         return folder

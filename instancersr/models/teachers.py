@@ -131,7 +131,7 @@ class SamMasks:
         The stability scores are not known beyond their threshold, and are left out.
         """
         found = self._generate(Image.fromarray(rgb), **self._settings)
-        notes = []
+        notes: list[dict] = []
         for mask, score in zip(found["masks"], found["scores"], strict=True):
             mask = np.asarray(mask, bool)
             if mask.any():

@@ -150,7 +150,7 @@ def _decode_all(sources: Sequence[Path], folder: Path, min_side: int) -> None:
                 height, width = rgb.shape[:2]
                 if min(height, width) < min_side:
                     continue
-                ids = _compact_ids(annotations, (height, width), key)
+                ids = compact_ids(annotations, (height, width), key)
                 rgb_file.write(rgb.tobytes())
                 ids_file.write(ids.tobytes())
                 records.append({"key": key, "height": height, "width": width, "offset": offset})
@@ -168,7 +168,7 @@ def _decode(key: str, encoded: bytes, source: Path) -> np.ndarray:
         raise DataError(f"{source}: photo {key} cannot be decoded ({error})") from error
 
 
-def _compact_ids(annotations: dict | None, size: tuple[int, int], key: str) -> np.ndarray:
+def compact_ids(annotations: dict | None, size: tuple[int, int], key: str) -> np.ndarray:
     """(H, W) uint16: 1..K in the order of the annotations' ids, so that 65,535 instances fit a photo."""
     if annotations is None:
         return np.zeros(size, np.uint16)

@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from ..errors import UserError
 from ..models import BlockAutoencoder, ControlNet, JointDiT, RestorationNetwork
 from ..models.teachers import Projector
 from .config import AnyTrainConfig, ConfigError, DiffusionConfig
+from .objectives import build_transformer
 
 MEMORY_SHARE = 0.9
 """Of a GPU's memory that a plan fills; the rest is for CUDA's context, libraries and fragmentation."""
-RECENT_WORD = 4
+WORD = 4
 """Bytes of an fp32 number: weights, gradients, AdamW's two moments and the moving average are kept in it."""
 
 
@@ -99,7 +101,8 @@ class Memory:
     """Bytes on one GPU when it is fullest, at the end of a micro-batch's forward pass with gradients accumulated.
 
     copies: of the weights in bf16, which autocast keeps for the backward pass. activations: what autograd saves.
-    workspace: of the autoencoder's encoder, which is gone when activations begin to be saved.
+    scratch: the largest matrix's new gradient, before it is added. workspace: of the autoencoder's encoder, which is
+    gone when activations begin to be saved.
     """
 
     weights: float
@@ -109,13 +112,14 @@ class Memory:
     average: float
     copies: float
     activations: float
+    scratch: float
     workspace: float
 
     @property
     def total(self) -> float:
         """The larger of the two moments."""
         held = self.weights + self.frozen + self.gradients + self.optimizer + self.average
-        return held + max(self.copies + self.activations, self.workspace)
+        return held + max(self.copies + self.activations + self.scratch, self.workspace)
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,8 @@ class Setup:
         micro_batch: images that a GPU has in one forward pass.
         sharded: FSDP2 (weights, gradients, optimizer and average divided by the GPUs) instead of DDP.
         checkpointing: blocks are computed again in the backward pass instead of keeping what they computed.
-        cached: latents and teacher features come from the shards; only the LR photo is encoded.
+        cached_latents: those of photo and map come from the shards; only the LR photo is encoded.
+        cached_teacher: its features come from the shards.
         bf16: autocast, as on GPUs; else everything is fp32.
     """
 
@@ -138,7 +143,8 @@ class Setup:
     micro_batch: int = 1
     sharded: bool = False
     checkpointing: bool = False
-    cached: bool = False
+    cached_latents: bool = False
+    cached_teacher: bool = False
     bf16: bool = True
 
 
@@ -171,6 +177,13 @@ class Plan:
     def kilowatt_hours(self) -> float:
         """GPU boards alone."""
         return self.seconds / 3600 * self.setup.gpus * self.setup.gpu.watts / 1000
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes/s that each GPU must send for the ring all-reduce of gradients to take no longer than a step."""
+        gpus = self.setup.gpus
+        sent = 2 * (gpus - 1) / gpus * WORD * sum(part.parameters for part in self.parts if part.trained)
+        return sent * self.images_per_second / self.batch
 
     @property
     def fits(self) -> bool:
@@ -210,6 +223,77 @@ def _check(config: AnyTrainConfig) -> DiffusionConfig:
     if config.sampler.weight:
         raise ConfigError("sampler.weight: plan does not count the stage through the sampler; set it to 0")
     return config
+
+
+def find_gpu(name: str) -> Gpu:
+    """By its name, whatever the case.
+
+    Raises:
+        UserError: it is not known.
+    """
+    for gpu in GPUS.values():
+        if gpu.name.lower() == name.lower():
+            return gpu
+    raise UserError(f"--gpu: {name} is unknown; use {', '.join(GPUS)}")
+
+
+def as_json(plan: Plan) -> str:
+    """Everything, in the units of the attributes."""
+    derived = ("flops_per_image", "images_per_second", "seconds", "kilowatt_hours", "bandwidth", "fits")
+    values = asdict(plan) | {name: getattr(plan, name) for name in derived}
+    values["memory"]["total"] = plan.memory.total
+    return json.dumps(values, indent=2)
+
+
+def as_tables(plan: Plan) -> list[Table]:
+    """For a person: networks, memory, the run."""
+    return [_parts_table(plan), _memory_table(plan), _run_table(plan)]
+
+
+def _parts_table(plan: Plan) -> Table:
+    table = Table("network", "parameters", "trained", "forward", "backward", "recomputed",
+                  title="For one image, in GFLOP", title_justify="left")
+    for part in plan.parts:
+        table.add_row(part.name, f"{part.parameters / 1e6:,.2f} M", "yes" if part.trained else "no",
+                      *(f"{flops / 1e9:,.1f}" for flops in (part.forward, part.backward, part.recomputed)))
+    table.add_section()
+    trained = sum(part.parameters for part in plan.parts if part.trained)
+    sums = (sum(getattr(part, kind) for part in plan.parts) for kind in ("forward", "backward", "recomputed"))
+    table.add_row("together", f"{sum(part.parameters for part in plan.parts) / 1e6:,.2f} M", f"{trained / 1e6:,.2f} M",
+                  *(f"{flops / 1e9:,.1f}" for flops in sums))
+    return table
+
+
+def _memory_table(plan: Plan) -> Table:
+    setup = plan.setup
+    layout = "sharded" if setup.sharded and setup.gpus > 1 else "a copy on every GPU" if setup.gpus > 1 else "one GPU"
+    table = Table("of one GPU's memory", "GB", title=f"Micro-batches of {setup.micro_batch}, {layout}",
+                  title_justify="left")
+    names = {"weights": "weights trained", "frozen": "frozen networks", "gradients": "gradients",
+             "optimizer": "AdamW's moments", "average": "moving average", "copies": "bf16 copies of the weights",
+             "activations": "activations", "scratch": "the largest matrix's new gradient",
+             "workspace": "or, before these three, the encoder's work"}
+    for key, name in names.items():
+        table.add_row(name, f"{getattr(plan.memory, key) / 1e9:,.2f}")
+    table.add_section()
+    verdict = "" if plan.fits else f"  does not fit in {MEMORY_SHARE:.0%} of {setup.gpu.memory:g}"
+    table.add_row("together, at the fullest", f"{plan.memory.total / 1e9:,.2f}{verdict}",
+                  style=None if plan.fits else "red")
+    return table
+
+
+def _run_table(plan: Plan) -> Table:
+    setup = plan.setup
+    table = Table("the run", "", title=f"{setup.gpus} x {setup.gpu.name} ({setup.gpu.tflops:g} TFLOP/s bf16, "
+                  f"{setup.gpu.watts:g} W) at {setup.utilisation:.0%} of the peak", title_justify="left")
+    table.add_row("FLOPs for one image", f"{plan.flops_per_image / 1e12:,.2f} T")
+    table.add_row("images/s", f"{plan.images_per_second:,.1f}")
+    if setup.gpus > 1:
+        table.add_row("to send from each GPU", f"at least {plan.bandwidth / 1e9:,.1f} GB/s")
+    table.add_row("images", f"{plan.images:,} ({plan.images / plan.batch:,.0f} steps of {plan.batch})")
+    table.add_row("days", f"{plan.seconds / 86400:,.2f}")
+    table.add_row("energy of the GPU boards", f"{plan.kilowatt_hours:,.0f} kWh")
+    return table
 
 
 # ------------------------------------------------------------------------------------------------ closed forms
@@ -302,6 +386,11 @@ def _block_encoder_convolutions(config: Any) -> Iterator[tuple[int, int, int, in
         yield refine, latent, 3, block
 
 
+def encoder_workspace(config: Any, height: int, width: int) -> float:
+    """Bytes for one picture in AutoencoderKL's first level, where five feature maps live; next to none in ours."""
+    return 5 * WORD * config.get("block_out_channels", [0])[0] * height * width
+
+
 def restoration_flops(channels: int, blocks: int, pixels: float, scale: int = 4) -> Flops:
     """RestorationNetwork on so many LR pixels: head, residual blocks, tail."""
     return Flops(2 * 9 * pixels * (3 * channels + 2 * blocks * channels**2 + channels * 3 * scale**2))
@@ -329,7 +418,7 @@ class _Networks:
         self.tokens = (self.side // (8 * config.transformer.patch_size)) ** 2
         autoencoder = read_config(config.autoencoder, AUTOENCODERS, "autoencoder")
         self.autoencoder_config = autoencoder
-        self.restoration_config = config.restoration and read_config(config.restoration, {}, "restoration")
+        self.restoration_config = read_config(config.restoration, {}, "restoration") if config.restoration else None
         self.teacher = None
         if config.alignment.teacher is not None and config.alignment.weight:
             self.teacher = _teacher_size(config.alignment.teacher)
@@ -337,23 +426,22 @@ class _Networks:
             self.autoencoder = _build_autoencoder(autoencoder)
             self.transformer, self.control = _build_transformer(config, autoencoder["latent_channels"])
             self.projector = self.teacher and Projector(self.transformer.config.width, self.teacher[0])
-            self.restoration = self.restoration_config and RestorationNetwork(
-                self.restoration_config["channels"], self.restoration_config["blocks"])
+            self.restoration = _build_restoration(self.restoration_config)
 
     def parts(self, setup: Setup) -> list[Part]:
         """Every network with its FLOPs for one image."""
         parts = [*self._trained_parts(setup.checkpointing)]
-        encoded = 1 if setup.cached else 3  # photo, instance map, LR photo
+        encoded = 1 if setup.cached_latents else 3  # photo, instance map, LR photo
         encoding = autoencoder_flops(self.autoencoder_config, self.side, self.side) * encoded
         parts.append(Part("autoencoder", _count(self.autoencoder), False, encoding.forward))
-        if self.restoration is not None:
-            size = self.restoration_config
+        size = self.restoration_config
+        if size is not None and self.restoration is not None:
             flops = restoration_flops(size["channels"], size["blocks"], (self.side / 4) ** 2)
             parts.append(Part("restoration", _count(self.restoration), False, flops.forward))
-        if self.teacher is not None:
+        if self.teacher is not None and not setup.cached_teacher:
             width, depth = self.teacher
             depth = self.config.alignment.teacher_layer or depth
-            flops = dinov2_flops(width, depth, self.tokens) * (0 if setup.cached else self._aligned)
+            flops = dinov2_flops(width, depth, self.tokens) * self._aligned
             parts.append(Part("teacher", dinov2_parameters(width, depth), False, flops.forward))
         return parts
 
@@ -368,7 +456,7 @@ class _Networks:
         # Pictures need no gradient, so the first map has half a backward pass; each branch embeds the joint latent.
         embed = embed_flops(config, self.tokens)
         flops = transformer_flops(config, self.tokens)
-        yield Part("backbone", _count(self.transformer), True, flops.forward + embed, flops.backward,
+        yield Part("backbone", _count(self.transformer), True, flops.forward + embed, flops.backward - embed,
                    block.forward * config.depth * checkpointing)
         flops = control_flops(control, self.tokens)
         yield Part("control branch", _count(self.control), True, flops.forward, flops.backward,
@@ -382,16 +470,18 @@ class _Networks:
     def memory(self, setup: Setup) -> Memory:
         """On one GPU."""
         parts = self.parts(setup)
-        trained = RECENT_WORD * sum(part.parameters for part in parts if part.trained)
-        frozen = RECENT_WORD * sum(part.parameters for part in parts if not part.trained)
+        trained = WORD * sum(part.parameters for part in parts if part.trained)
+        frozen = WORD * sum(part.parameters for part in parts if not part.trained)
         shards = setup.gpus if setup.sharded else 1
         # DDP sends gradients in buckets of their own
         buckets = 2 if setup.gpus > 1 and not setup.sharded else 1
         copies = trained / 2 if setup.bf16 else 0.0
         if setup.sharded:  # whole only for the block at work and the next one
-            copies = 2 * RECENT_WORD * _count(self.transformer.blocks[0])
+            copies = 2 * WORD * _count(self.transformer.blocks[0])
+        networks = [part for part in (self.transformer, self.control, self.projector) if part is not None]
+        scratch = WORD * max(p.numel() for network in networks for p in network.parameters())
         return Memory(trained / shards, frozen, buckets * trained / shards, 2 * trained / shards, trained / shards,
-                      copies, setup.micro_batch * self._activations(setup),
+                      copies, setup.micro_batch * self._activations(setup), scratch,
                       setup.micro_batch * self._workspace())
 
     def _activations(self, setup: Setup) -> float:
@@ -414,15 +504,13 @@ class _Networks:
         return self.tokens * (2 * (hidden - width) * word + 4 * 4 * width) / self.config.alignment.every
 
     def _workspace(self) -> float:
-        """Bytes for one image of the encoder's first level, in whose residual blocks four feature maps live."""
-        channels = self.autoencoder_config.get("block_out_channels", [0])[0]
-        return 4 * RECENT_WORD * channels * self.side**2
+        """Bytes for one image of what encodes it."""
+        return encoder_workspace(self.autoencoder_config, self.side, self.side)
 
 
 def _build_transformer(config: DiffusionConfig, channels: int) -> tuple[JointDiT, ControlNet]:
-    size = config.transformer
-    transformer = JointDiT(2 * channels, 2 * channels, size.patch_size, size.width, size.depth, size.heads)
-    return transformer, ControlNet.from_backbone(transformer, channels, size.control_depth)
+    transformer = build_transformer(config.transformer, channels)
+    return transformer, ControlNet.from_backbone(transformer, channels, config.transformer.control_depth)
 
 
 def _build_autoencoder(config: dict[str, Any]) -> torch.nn.Module:
@@ -430,6 +518,10 @@ def _build_autoencoder(config: dict[str, Any]) -> torch.nn.Module:
 
     kind = BlockAutoencoder if config["_class_name"] == "BlockAutoencoder" else AutoencoderKL
     return kind.from_config(config)
+
+
+def _build_restoration(config: dict[str, Any] | None) -> torch.nn.Module | None:
+    return None if config is None else RestorationNetwork.from_config(config)
 
 
 def _teacher_size(name: str) -> tuple[int, int]:

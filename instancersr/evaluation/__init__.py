@@ -1,0 +1,1 @@
+"""Benchmarks, metrics, the tables and figures made of them."""
