@@ -24,6 +24,8 @@ LUMA_RANGE = (0.25, 0.75)
 """Lightness of the colours, which carries the scale target. Wide: the autoencoder keeps luma edges best."""
 CHROMA = (0.14, 0.17)
 """Largest Cb and Cr; within them every lightness above stays in the RGB cube."""
+PHOTO_CONTRAST = 1.6
+"""Contrast of `photo_targets` over the photo's luma: few instances are nearly black or white."""
 COLOR_PERIOD = 256
 """HR pixels after which the chroma of a centroid's coordinate comes again."""
 CHROMA_GRID = np.stack(np.meshgrid(np.linspace(-1, 1, 5), np.linspace(-1, 1, 5)), -1).reshape(-1, 2)
@@ -174,6 +176,24 @@ def scale_target(key: str, instance_id: int) -> float:
     digest = hashlib.blake2b(f"{key}/{instance_id}".encode(), digest_size=8).digest()
     low, high = SCALE_RANGE
     return low + (high - low) * int.from_bytes(digest, "big") / 2**64
+
+
+def photo_targets(ids: np.ndarray, rgb: np.ndarray) -> dict[int, float]:
+    """s_i from the photo: the mean luma of each instance, spread over SCALE_RANGE.
+
+    Unlike `scale_target`'s these can be told from the photo alone, so that a sampler of one step can predict the
+    lightness of an instance, not only the mean of all lightnesses.
+
+    Args:
+        ids: (H, W).
+        rgb: (H, W, 3) in [0, 1].
+    """
+    present, index = _numbered(ids)
+    areas = np.bincount(index.ravel(), minlength=len(present))
+    means = np.bincount(index.ravel(), (rgb @ LUMA).ravel(), len(present)) / areas
+    shares = np.clip(0.5 + PHOTO_CONTRAST * (means - 0.5), 0, 1)
+    low, high = SCALE_RANGE
+    return {int(i): float(low + share * (high - low)) for i, share in zip(present, shares, strict=True) if i > 0}
 
 
 def colorize(ids: np.ndarray, targets: Mapping[int, float], origin: tuple[int, int] = (0, 0)) -> np.ndarray:

@@ -20,6 +20,7 @@ from instancersr.instances import (
     id_map_from_annotations,
     mean_iou,
     patch_ids,
+    photo_targets,
     scale_of_color,
     scale_target,
 )
@@ -247,3 +248,16 @@ def test_near_instances_count_as_neighbors():
     ids[:, :18], ids[:, 21:] = 1, 2
     index = np.unique(ids, return_inverse=True)[1].reshape(ids.shape)
     assert instances._neighbors(index, 3)[0, 1]
+
+
+def test_targets_from_the_photo_follow_the_mean_luma_of_each_instance():
+    ids = np.repeat([[0, 1, 2, 3]], 4, 0).astype(np.int32)
+    rgb = np.zeros((4, 4, 3))
+    rgb[:, 1] = 0.5                      # grey: luma .5
+    rgb[:2, 2], rgb[2:, 2] = 0.5, 0.7    # luma .6 on the mean
+    rgb[:, 3] = (0, 1, 0)                # green alone: luma .587
+    targets = photo_targets(ids, rgb)
+    assert set(targets) == {1, 2, 3}
+    assert targets[1] == pytest.approx(1.0)
+    assert targets[2] == pytest.approx(1.0 + 1.6 * 0.1) and targets[3] == pytest.approx(1.0 + 1.6 * 0.087)
+    assert photo_targets(ids, np.ones((4, 4, 3)))[1] == 1.5 and photo_targets(ids, np.zeros((4, 4, 3)))[1] == 0.5

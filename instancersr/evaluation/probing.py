@@ -46,7 +46,7 @@ def held_out_crops(training: DiffusionConfig, count: int) -> Iterator[dict[str, 
     data = training.data
     cache = build_cache(find_sources(data.photos), data.cache, data.crop)
     # the seed is fixed: runs of several seeds are measured on the same crops
-    dataset = CropDataset(cache, data.crop, data.presets, 0, True, True, data.downscale_prob)
+    dataset = CropDataset(cache, data.crop, data.presets, 0, True, True, data.downscale_prob, lightness=data.lightness)
     return iter(DataLoader(dataset, BATCH, sampler=NumberSampler(0, count)))
 
 

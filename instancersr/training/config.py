@@ -38,6 +38,9 @@ class DataConfig(Section):
     """Share of crops shrunk from a larger window, which makes the truth sharper."""
     max_offset: int = Field(0, ge=0)
     """Crops pretend to lie up to so many tokens into a larger picture."""
+    lightness: Literal["hash", "photo"] = "hash"
+    """What the lightness of an instance in the map, and so its scale target, follows: a hash of photo and instance,
+    or the instance's luma in the photo, which a sampler of few steps can predict."""
     workers: int = Field(1, ge=0)
 
     @model_validator(mode="after")
@@ -88,6 +91,9 @@ class TrainConfig(Section):
     images: int = Field(gt=0)
     """Train until so many images were seen."""
     batch: int = Field(32, gt=0)
+    """Images of one optimizer step."""
+    micro_batch: int | None = Field(None, gt=0)
+    """Images of one forward pass; gradients are accumulated to the batch. None: the whole batch at once."""
     seed: int = 0
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 
 from ..degradation import degrade
 from ..errors import UserError
-from ..instances import colorize, id_map_from_annotations, scale_target
+from ..instances import colorize, id_map_from_annotations, photo_targets, scale_target
 
 PHOTO_SUFFIXES = (".webp", ".jpg", ".jpeg", ".png")
 TOKEN = 16
@@ -202,12 +202,16 @@ class CropDataset(Dataset):
         masks: whether to give the instance maps.
         downscale_prob: share of crops taken from a larger window and shrunk, which makes the truth sharper.
         max_offset: token offsets are drawn from 0..max_offset.
+        lightness: what an instance's lightness, and so its s_i, follows: "hash", fixed by key and id, or "photo", the
+            instance's luma in the crop.
     """
 
     def __init__(self, cache: PhotoCache, size: int = 128, presets: Mapping[str, float] | None = None, seed: int = 0,
-                 held_out: bool = False, masks: bool = False, downscale_prob: float = 0.0, max_offset: int = 0):
+                 held_out: bool = False, masks: bool = False, downscale_prob: float = 0.0, max_offset: int = 0,
+                 lightness: str = "hash"):
         self.cache, self.size, self.seed = cache, size, seed
         self.masks, self.downscale_prob, self.max_offset = masks, downscale_prob, max_offset
+        self.lightness = lightness
         self.records = [r for r in cache.records
                         if is_held_out(r.key) == held_out and min(r.height, r.width) >= size]
         if not self.records:
@@ -228,7 +232,7 @@ class CropDataset(Dataset):
         preset = self._presets[rng.choice(len(self._presets), p=self._preset_probs)]
         lr = degrade(hr[None], preset, [int(rng.integers(2**62))])[0]
         sample = {"hr": hr, "lr": lr}
-        return sample | self._mask_fields(record.key, ids, rng) if self.masks else sample
+        return sample | self._mask_fields(record.key, rgb, ids, rng) if self.masks else sample
 
     def _window(self, record: PhotoRecord, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         size, window = self.size, self.size
@@ -244,10 +248,14 @@ class CropDataset(Dataset):
         nearest = (np.arange(size) * window + window // 2) // size
         return rgb, ids[np.ix_(nearest, nearest)]
 
-    def _mask_fields(self, key: str, ids: np.ndarray, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+    def _mask_fields(self, key: str, rgb: np.ndarray, ids: np.ndarray,
+                     rng: np.random.Generator) -> dict[str, torch.Tensor]:
         ids = np.ascontiguousarray(ids).astype(np.int32)
         present = np.unique(ids)
-        targets = {int(i): scale_target(key, int(i)) for i in present if i > 0}
+        if self.lightness == "photo":
+            targets = photo_targets(ids, rgb / 255)
+        else:
+            targets = {int(i): scale_target(key, int(i)) for i in present if i > 0}
         offset = rng.integers(0, self.max_offset + 1, 2)
         origin = (int(offset[0]) * TOKEN, int(offset[1]) * TOKEN)
         table = np.array([targets.get(int(i), 0.0) for i in present], np.float32)

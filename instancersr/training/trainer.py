@@ -168,15 +168,27 @@ class Trainer:
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.images)
         for group in state.optimizer.param_groups:
             group["lr"] = group["lr_scale"] * self._learning_rate()
-        with self.autocast:
-            terms = self.objective.terms(state.model, batch, generator, state.images / config.images)
-        loss = torch.stack(list(terms.values())).sum()
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        shown: dict[str, float] = {"loss": 0.0}
+        for part, share in self._micro_batches(batch):
+            with self.autocast:
+                terms = self.objective.terms(state.model, part, generator, state.images / config.images)
+            loss = share * torch.stack(list(terms.values())).sum()
+            loss.backward()
+            for name, term in {"loss": loss / share, **terms}.items():
+                shown[name] = shown.get(name, 0.0) + share * term.item()
         nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.clip)
         state.optimizer.step()
         self._average(len(batch["hr"]))
-        return {"loss": loss.item()} | {name: term.item() for name, term in terms.items()}
+        return shown
+
+    def _micro_batches(self, batch: dict[str, Tensor]) -> Iterator[tuple[dict[str, Tensor], float]]:
+        """The batch in parts that fit into memory, each with its share of the images."""
+        count = len(batch["hr"])
+        size = self.config.micro_batch or count
+        for start in range(0, count, size):
+            part = {name: value[start : start + size] for name, value in batch.items()}
+            yield part, len(part["hr"]) / count
 
     def _learning_rate(self) -> float:
         settings, images = self.config.optimizer, self.state.images
@@ -202,7 +214,7 @@ class Trainer:
     def _dataset(self, held_out: bool) -> CropDataset:
         data = self.config.data
         return CropDataset(self.cache, data.crop, data.presets, self.config.seed, held_out, self.objective.needs_masks,
-                           data.downscale_prob, data.max_offset)
+                           data.downscale_prob, data.max_offset, data.lightness)
 
     def _batches(self, start: int, stop: int) -> Iterator[dict[str, Tensor]]:
         workers = self.config.data.workers

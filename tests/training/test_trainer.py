@@ -108,6 +108,18 @@ def test_literal_scale_targets_and_haste(tmp_path, base, parts, teacher):
     assert ["repa" in line for line in lines] == [True] * 4 + [False] * 4
 
 
+def test_accumulated_gradients_take_the_same_steps_as_the_whole_batch(tmp_path, base):
+    runs = []
+    for name, micro_batch in (("whole", None), ("parts", 3)):  # 4 images in parts of 3 and 1
+        path = write(tmp_path, base, task="restoration", images=24, channels=8, blocks=1, batch=4,
+                     micro_batch=micro_batch, optimizer={"lr": 1.0e-2, "warmup_images": 0}, output=str(tmp_path / name))
+        train_from_config(path)
+        runs.append(losses_of(tmp_path / name))
+    whole, parts = runs
+    assert list(whole) == list(parts) == [4, 8, 12, 16, 20, 24]
+    assert all(parts[n] == pytest.approx(whole[n], rel=1e-4) for n in whole)
+
+
 def run_command(config: Path, *overrides: str) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, "-m", "instancersr", "train", str(config), *overrides],
@@ -170,7 +182,7 @@ def test_worker_processes_do_not_change_the_trajectory(tmp_path, base):
 
 @pytest.mark.parametrize(("values", "message"), [
     ({"data": {"photos": "nowhere"}}, "data.photos: nowhere: no such shards"),
-    ({"autoencoder": "nowhere"}, "autoencoder: nowhere holds no BlockAutoencoder"),
+    ({"autoencoder": "nowhere"}, "autoencoder: nowhere: no autoencoder here"),
     ({"init": "nowhere"}, "init: nowhere.transformer holds no JointDiT"),
 ])
 def test_what_is_missing_is_named(tmp_path, base, parts, teacher, values, message):
