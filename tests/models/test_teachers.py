@@ -12,7 +12,6 @@ from transformers import (
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
     SamConfig,
-    SamImageProcessor,
     SamMaskDecoderConfig,
     SamModel,
     SamPromptEncoderConfig,
@@ -80,6 +79,9 @@ def small_sam() -> SamConfig:
 
 @pytest.fixture(scope="module")
 def sam(tmp_path_factory):
+    pytest.importorskip("torchvision", reason="SAM's processor needs torchvision")
+    from transformers import SamImageProcessor
+
     folder = tmp_path_factory.mktemp("sam")
     torch.manual_seed(0)
     SamModel(small_sam()).save_pretrained(folder)
@@ -89,7 +91,6 @@ def sam(tmp_path_factory):
 
 
 def test_sam_masks_become_sa1b_annotations(sam):
-    pytest.importorskip("torchvision", reason="SAM's processor needs torchvision")
     rgb = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     # a random network is sure of nothing: let everything pass
     notes = SamMasks(sam, points_per_side=4, pred_iou=-10.0, stability=0.0, nms=1.0)(rgb)
