@@ -60,3 +60,32 @@ def photo_folder(tmp_path_factory) -> Path:
         Image.fromarray(picture).save(folder / f"{name}.png")
         (folder / f"{name}.json").write_text(json.dumps(annotations_from_id_map(ids, f"{name}.png")))
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_sam(tmp_path_factory) -> Path:
+    """A small random SAM and its processor in the hub's layout."""
+    pytest.importorskip("torchvision", reason="SAM's processor needs torchvision")
+    from transformers import (
+        SamConfig,
+        SamImageProcessor,
+        SamMaskDecoderConfig,
+        SamModel,
+        SamPromptEncoderConfig,
+        SamVisionConfig,
+    )
+
+    vision = SamVisionConfig(hidden_size=16, output_channels=8, num_hidden_layers=1, num_attention_heads=2,
+                             image_size=64, patch_size=16, mlp_dim=16, num_pos_feats=4, window_size=2,
+                             global_attn_indexes=[0])
+    prompt = SamPromptEncoderConfig(hidden_size=8, image_size=64, patch_size=16, image_embedding_size=4,
+                                    mask_input_channels=4)
+    decoder = SamMaskDecoderConfig(hidden_size=8, mlp_dim=16, num_hidden_layers=1, num_attention_heads=2,
+                                   iou_head_depth=2, iou_head_hidden_dim=8)
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("sam")
+    SamModel(SamConfig(vision_config=vision.to_dict(), prompt_encoder_config=prompt.to_dict(),
+                       mask_decoder_config=decoder.to_dict())).save_pretrained(folder)
+    SamImageProcessor(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64},
+                      mask_size={"longest_edge": 16}, mask_pad_size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder

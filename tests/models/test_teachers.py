@@ -11,11 +11,8 @@ from transformers import (
     Dinov2Model,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
-    SamConfig,
-    SamMaskDecoderConfig,
-    SamModel,
-    SamPromptEncoderConfig,
-    SamVisionConfig,
+    ViTConfig,
+    ViTModel,
 )
 
 from instancersr.errors import UserError
@@ -41,7 +38,7 @@ def test_features_are_those_of_the_patches(model, tmp_path):
 
 
 def test_another_kind_of_model_is_refused(tmp_path):
-    SamModel(small_sam()).save_pretrained(tmp_path)
+    ViTModel(ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(tmp_path)
     with pytest.raises(OSError, match="not a DINOv2"):
         Dinov2Teacher(tmp_path)
 
@@ -65,35 +62,10 @@ def test_spatial_normalization_leaves_no_mean_and_unit_deviation():
     assert torch.allclose(kept, features / features.std(1, keepdim=True), atol=1e-4)
 
 
-def small_sam() -> SamConfig:
-    vision = SamVisionConfig(hidden_size=16, output_channels=8, num_hidden_layers=1, num_attention_heads=2,
-                             image_size=64, patch_size=16, mlp_dim=16, num_pos_feats=4, window_size=2,
-                             global_attn_indexes=[0])
-    prompt = SamPromptEncoderConfig(hidden_size=8, image_size=64, patch_size=16, image_embedding_size=4,
-                                    mask_input_channels=4)
-    decoder = SamMaskDecoderConfig(hidden_size=8, mlp_dim=16, num_hidden_layers=1, num_attention_heads=2,
-                                   iou_head_depth=2, iou_head_hidden_dim=8)
-    return SamConfig(vision_config=vision.to_dict(), prompt_encoder_config=prompt.to_dict(),
-                     mask_decoder_config=decoder.to_dict())
-
-
-@pytest.fixture(scope="module")
-def sam(tmp_path_factory):
-    pytest.importorskip("torchvision", reason="SAM's processor needs torchvision")
-    from transformers import SamImageProcessor
-
-    folder = tmp_path_factory.mktemp("sam")
-    torch.manual_seed(0)
-    SamModel(small_sam()).save_pretrained(folder)
-    SamImageProcessor(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64},
-                      mask_size={"longest_edge": 16}, mask_pad_size={"height": 16, "width": 16}).save_pretrained(folder)
-    return folder
-
-
-def test_sam_masks_become_sa1b_annotations(sam):
+def test_sam_masks_become_sa1b_annotations(small_sam):
     rgb = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     # a random network is sure of nothing: let everything pass
-    notes = SamMasks(sam, points_per_side=4, pred_iou=-10.0, stability=0.0, nms=1.0)(rgb)
+    notes = SamMasks(small_sam, points_per_side=4, pred_iou=-10.0, stability=0.0, nms=1.0)(rgb)
     assert notes and [note["id"] for note in notes] == list(range(1, len(notes) + 1))
     for note in notes:
         mask = coco.decode({"size": note["segmentation"]["size"], "counts": note["segmentation"]["counts"].encode()

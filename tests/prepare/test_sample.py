@@ -12,6 +12,7 @@ from safetensors.torch import load
 from skimage import data
 
 from instancersr.instances import annotations_from_id_map, colorize, scale_target
+from instancersr.models.teachers import SamMasks
 from instancersr.prepare.photos import Skipped, find_photos
 from instancersr.prepare.sample import Settings, make_sample
 
@@ -87,7 +88,6 @@ def test_features_are_the_teachers_of_the_stored_photo(photo, dinov2):
 
 
 def test_latents_are_the_autoencoders_of_the_stored_photo_and_its_map(photo, tmp_path):
-    pytest.importorskip("instancersr.models.pretrained")
     from diffusers import AutoencoderKL
 
     from instancersr.models import BlockAutoencoder
@@ -154,25 +154,13 @@ def test_a_photo_that_vanished_is_left_out(photo, tmp_path):
     assert "cannot be read" in make_sample(photo[1], Settings(), "cpu").reason
 
 
-def test_sam_makes_the_masks_that_no_json_gives(photo, tmp_path):
+def test_sam_makes_the_masks_that_no_json_gives(photo, small_sam, tmp_path):
     """Of random weights few masks are stable enough to be kept; which ones is the teacher's own test."""
-    teachers = pytest.importorskip("instancersr.models.teachers")
-    if not hasattr(teachers, "SamMasks"):
-        pytest.skip("SamMasks is not there")
-    from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
-
-    torch.manual_seed(0)
-    vision = SamVisionConfig(hidden_size=16, output_channels=16, num_hidden_layers=1, num_attention_heads=2,
-                             image_size=64, patch_size=16, global_attn_indexes=[0], mlp_dim=16, window_size=4)
-    prompt = SamPromptEncoderConfig(hidden_size=16, image_size=64, patch_size=16)
-    decoder = SamMaskDecoderConfig(hidden_size=16, mlp_dim=16, num_hidden_layers=1, num_attention_heads=2,
-                                   iou_head_hidden_dim=16, iou_head_depth=2)
-    SamModel(SamConfig(vision, prompt, decoder)).save_pretrained(tmp_path / "sam")
-    given = files(photo[1], size=64, sam=str(tmp_path / "sam"))
+    given = files(photo[1], size=64, sam=str(small_sam))
     assert [note["id"] for note in json.loads(given["json"])["annotations"]] == [11, 22]  # the JSON's own
     (tmp_path / "flight.json").unlink()
-    made = files(find_photos(tmp_path)[0][0], size=64, sam=str(tmp_path / "sam"))
+    made = files(find_photos(tmp_path)[0][0], size=64, sam=str(small_sam))
     sa1b = json.loads(made["json"])
     assert sa1b["image"] == {"image_id": 0, "width": 64, "height": 64, "file_name": "flight.webp"}
     stored = (decoded(made["webp"])[0].permute(1, 2, 0) * 255).round().byte().numpy()
-    assert sa1b["annotations"] == teachers.SamMasks(str(tmp_path / "sam"), "cpu")(stored)
+    assert sa1b["annotations"] == SamMasks(small_sam)(stored)
