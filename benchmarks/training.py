@@ -111,9 +111,11 @@ class PlainLoop:
         import torch.nn.functional as F
 
         from instancersr.diffusion import Denoiser, add_noise, noise_scales
+        from instancersr.training.randomness import Draws
 
         if self.latents is None:
-            self.latents = [z.detach() for z in self.objective._latents(self.model, batch)[:2]]
+            draws = Draws(0, range(len(batch["hr"])))
+            self.latents = [z.detach() for z in self.objective._latents(self.model, batch, draws)[:2]]
         z, z_y = self.latents
         scheduler, model, options = self.objective.scheduler, self.model, self.options
         timestep = torch.randint(1000, (len(z),), device=z.device)

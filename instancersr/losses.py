@@ -37,7 +37,7 @@ def representation_alignment_loss(projected: Tensor, teacher: Tensor) -> Tensor:
 
 
 def instance_scale_loss(hidden: Tensor, patch_ids: Tensor, targets: Tensor,
-                        norm: Literal["rms", "l2"] = "rms") -> Tensor:
+                        norm: Literal["rms", "l2"] = "rms", instances: Tensor | None = None) -> Tensor:
     """Eq. 6: the squared distance between the norm of each token and its instance's scale target.
 
     The mean is taken within each instance first, then over the instances, so that small objects count as much as
@@ -50,6 +50,8 @@ def instance_scale_loss(hidden: Tensor, patch_ids: Tensor, targets: Tensor,
             in the instance map they are predictable; redrawn every step (`random_scale_targets`) they are the
             literal reading of the paper.
         norm: "rms", |f| / sqrt(D), which keeps targets O(1) at every width; "l2", |f|, the literal reading.
+        instances: the number to divide by; None for the instances of this batch. Parts of a batch whose losses are
+            to average to that of the whole need their share of the whole batch's.
 
     Returns:
         A scalar; 0 where no token has an instance.
@@ -66,7 +68,7 @@ def instance_scale_loss(hidden: Tensor, patch_ids: Tensor, targets: Tensor,
     _, group, counts = keys.unique(dim=0, return_inverse=True, return_counts=True)
     if not len(counts):
         return error.sum() * 0
-    return (error[inside] / counts[group]).sum() / len(counts)
+    return (error[inside] / counts[group]).sum() / (len(counts) if instances is None else instances)
 
 
 def random_scale_targets(patch_ids: Tensor, bounds: tuple[float, float],

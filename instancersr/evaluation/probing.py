@@ -16,7 +16,7 @@ from ..inference.pipeline import InstanceRSRPipeline
 from ..instances import decode_id_map, patch_ids
 from ..models.restoration import enlarge
 from ..training.config import DiffusionConfig
-from ..training.dataset import CropDataset, NumberSampler, build_cache, find_sources
+from ..training.dataset import CachedPhotos, CropDataset, build_cache, find_sources
 from .awareness import PatchFeatures, map_quality, probe_accuracy
 
 BATCH = 16
@@ -46,8 +46,9 @@ def held_out_crops(training: DiffusionConfig, count: int) -> Iterator[dict[str, 
     data = training.data
     cache = build_cache(find_sources(data.photos), data.cache, data.crop)
     # the seed is fixed: runs of several seeds are measured on the same crops
-    dataset = CropDataset(cache, data.crop, data.presets, 0, True, True, data.downscale_prob, lightness=data.lightness)
-    return iter(DataLoader(dataset, BATCH, sampler=NumberSampler(0, count)))
+    dataset = CropDataset(CachedPhotos(cache, held_out=True, min_side=data.crop), data.crop, data.presets, 0, True,
+                          data.downscale_prob, lightness=data.lightness)
+    return iter(DataLoader(dataset, BATCH, sampler=range(count)))
 
 
 @torch.no_grad()

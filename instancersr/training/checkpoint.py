@@ -1,17 +1,27 @@
-"""Checkpoints: a folder of safetensors and one JSON, complete or absent."""
+"""Checkpoints: a folder that torch.distributed.checkpoint writes and one JSON, complete or absent.
+
+Each process writes its own part of the tensors, and reads what it needs of them: a run of two processes goes on with
+one, or with four, sharded or not.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict, set_state_dict
+
+from .processes import Processes
 
 PREFIX = "checkpoint-"
 
@@ -29,26 +39,34 @@ class TrainState:
     images: int = 0
 
 
-def save_checkpoint(folder: Path, state: TrainState, notes: Mapping[str, object], keep: int) -> Path:
-    """Writes `folder/checkpoint-IMAGES` at once (a temporary folder, renamed) and removes all but the last `keep`."""
+def save_checkpoint(folder: Path, state: TrainState, notes: Mapping[str, object], keep: int,
+                    processes: Processes) -> Path:
+    """Writes `folder/checkpoint-IMAGES` at once (a temporary folder, renamed) and removes all but the last `keep`.
+
+    All processes must call it; they share the file system.
+    """
     target = folder / f"{PREFIX}{state.images:010d}"
     partial = folder / f".partial-{target.name}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(_contiguous(state.model.state_dict()), partial / "model.safetensors")
-    save_file(_contiguous(state.ema.state_dict()), partial / "ema.safetensors")
-    save_file(_optimizer_tensors(state), partial / "optimizer.safetensors")
-    (partial / "state.json").write_text(json.dumps({"images": state.images, **notes}, indent=1, default=str))
-    _flush(partial)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    if processes.is_main:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    processes.wait()
+    _quiet(dcp.save, _tensors(state), partial)  # it flushes what it writes
+    if processes.is_main:
+        with open(partial / "state.json", "w") as file:
+            json.dump({"images": state.images, **notes}, file, indent=1, default=str)
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)
+        for old in list_checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
+    processes.wait()
     return target
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
+    """All complete checkpoints, oldest first."""
     return sorted(p for p in folder.glob(PREFIX + "*") if (p / "state.json").exists())
 
 
@@ -58,37 +76,25 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
     Raises:
         ValueError: the checkpoint is of a network of another shape.
     """
+    tensors = _tensors(state)
     try:
-        state.model.load_state_dict(load_file(checkpoint / "model.safetensors"))
-        state.ema.load_state_dict(load_file(checkpoint / "ema.safetensors"))
-    except RuntimeError as error:
+        _quiet(dcp.load, tensors, checkpoint)
+    except (CheckpointException, RuntimeError, ValueError, KeyError) as error:
         raise ValueError(f"{checkpoint}: does not fit this configuration; use another output folder") from error
-    tensors = load_file(checkpoint / "optimizer.safetensors")
-    for name, parameter in _trained(state.model):
-        moments = {key: tensors[f"{name}/{key}"] for key in ("exp_avg", "exp_avg_sq", "step")
-                   if f"{name}/{key}" in tensors}
-        if moments:
-            state.optimizer.state[parameter] = {
-                key: value.to(parameter.device) if key != "step" else value for key, value in moments.items()}
+    set_state_dict(state.model, state.optimizer, model_state_dict=tensors["model"],
+                   optim_state_dict=tensors["optimizer"])
+    state.ema.load_state_dict(tensors["ema"])
     state.images = json.loads((checkpoint / "state.json").read_text())["images"]
 
 
-def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+def _tensors(state: TrainState) -> dict[str, Any]:
+    """By name, so that neither the order of the parameters nor the number of processes matters."""
+    return {"model": get_model_state_dict(state.model), "ema": get_model_state_dict(state.ema),
+            "optimizer": get_optimizer_state_dict(state.model, state.optimizer)}
 
 
-def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
-    return {f"{name}/{key}": value.contiguous()
-            for name, parameter in _trained(state.model)
-            for key, value in state.optimizer.state.get(parameter, {}).items()}
-
-
-def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
-
-
-def _flush(folder: Path) -> None:
-    """A renamed folder must not be found with empty files after a power cut."""
-    for path in folder.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
+def _quiet(call: Any, tensors: dict[str, Any], folder: Path) -> None:
+    """A single process needs no process group; torch warns each time that it has none."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
+        call(tensors, checkpoint_id=folder)

@@ -29,7 +29,11 @@ class DataConfig(Section):
     photos: str
     """A folder of photos, a folder of tars, a tar, or a glob pattern of tars."""
     cache: Path = Path("cache")
-    """Folder for decoded photos and teacher features."""
+    """Folder for decoded photos, or the index of the shards."""
+    stream: bool = False
+    """Read shards as they are, each photo once an epoch, instead of decoding all photos into the cache first."""
+    stored: bool = False
+    """Use the latents and teacher features that `instancersr prepare` stored in the shards; needs `stream`."""
     crop: int = Field(128, ge=32, multiple_of=16)
     """Side of an HR crop in pixels; the LR crop is a quarter of it."""
     presets: dict[str, float] = {"seesr": 1.0}
@@ -42,6 +46,15 @@ class DataConfig(Section):
     """What the lightness of an instance in the map, and so its scale target, follows: a hash of photo and instance,
     or the instance's luma in the photo, which a sampler of few steps can predict."""
     workers: int = Field(1, ge=0)
+
+    @model_validator(mode="after")
+    def _stored_is_streamed(self) -> DataConfig:
+        if self.stored and not self.stream:
+            raise ValueError("stored: tensors are stored in shards; set data.stream=true")
+        if self.stored and (self.lightness != "hash" or self.max_offset):
+            raise ValueError("stored: the maps' latents have the lightness of a hash and no offset; set "
+                             "data.lightness=hash and data.max_offset=0, or data.stored=false")
+        return self
 
     @model_validator(mode="after")
     def _presets_exist(self) -> DataConfig:
@@ -75,6 +88,8 @@ class LogConfig(Section):
     sample_images: int = Field(20000, gt=0)
     """Validation and the sample grid, every so many images."""
     validation_crops: int = Field(64, ge=1)
+    wandb: str | None = None
+    """Project of Weights & Biases to log to as well; WANDB_MODE=offline keeps it on this machine."""
 
 
 class PerceptualConfig(Section):
@@ -98,6 +113,9 @@ class TrainConfig(Section):
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
+    sharded: bool = False
+    """With several processes: divide weights, gradients, optimizer and average among them (FSDP2) instead of keeping
+    a copy in each (DDP)."""
     threads: int = Field(0, ge=0)
     """CPU threads; 0 leaves torch's choice."""
     data: DataConfig

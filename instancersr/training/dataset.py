@@ -1,8 +1,9 @@
 """Photos with instance masks -> training samples.
 
 Shards are WebDataset tars of `KEY.webp|jpg|png` and, where known, `KEY.json` (instance masks in SA-1B's format);
-a plain folder of the same files works too. They are decoded once into a cache of raw pixels, and a sample is a
-pure function of (seed, number of the sample): any worker count, and any resumed run, sees the same crops.
+a plain folder of the same files works too. They are decoded once into a cache of raw pixels (`stream.py` is for data
+that is too large for one), and a sample is a pure function of (seed, number of the sample): any number of workers and
+processes, and any resumed run, sees the same crops.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -146,7 +148,7 @@ def _decode_all(sources: Sequence[Path], folder: Path, min_side: int) -> None:
     with open(folder / "rgb.bin", "wb") as rgb_file, open(folder / "ids.bin", "wb") as ids_file:
         for source in sources:
             for key, encoded, annotations in read_source(source):
-                rgb = _decode(key, encoded, source)
+                rgb = decode_photo(key, encoded, source)
                 height, width = rgb.shape[:2]
                 if min(height, width) < min_side:
                     continue
@@ -160,7 +162,8 @@ def _decode_all(sources: Sequence[Path], folder: Path, min_side: int) -> None:
     (folder / "index.json").write_text(json.dumps(records))
 
 
-def _decode(key: str, encoded: bytes, source: Path) -> np.ndarray:
+def decode_photo(key: str, encoded: bytes, source: Path) -> np.ndarray:
+    """-> (H, W, 3) uint8. Raises DataError."""
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             return np.asarray(image.convert("RGB"))
@@ -186,19 +189,62 @@ def compact_ids(annotations: dict | None, size: tuple[int, int], key: str) -> np
 # ----------------------------------------------------------------------------------------- the samples
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A photo to cut a crop from.
+
+    rgb: (H, W, 3) uint8. ids: (H, W) uint16. stored: tensors that belong to all of it.
+    """
+
+    key: str
+    rgb: np.ndarray
+    ids: np.ndarray
+    stored: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+class PhotoSource(Protocol):
+    """Where crops come from."""
+
+    def choose(self, number: int, rng: np.random.Generator) -> Picture:
+        """The photo of sample `number`; `rng` is that sample's own."""
+
+
+class CachedPhotos:
+    """Photos of the cache, drawn anew for each sample, large ones more often.
+
+    Args:
+        held_out: the validation photos instead of the training ones.
+        min_side: smaller photos are left out; in pixels.
+    """
+
+    def __init__(self, cache: PhotoCache, held_out: bool, min_side: int):
+        self.cache = cache
+        self.records = [r for r in cache.records
+                        if is_held_out(r.key) == held_out and min(r.height, r.width) >= min_side]
+        if not self.records:
+            raise DataError(f"no {'validation' if held_out else 'training'} photo has sides of {min_side} pixels "
+                            "or more")
+        weights = np.sqrt([r.height * r.width for r in self.records])  # large photos have more to see, but also
+        self._probs = weights / weights.sum()                          # more of the same sky
+
+    def choose(self, number: int, rng: np.random.Generator) -> Picture:
+        record = self.records[rng.choice(len(self.records), p=self._probs)]
+        return Picture(record.key, self.cache.rgb(record), self.cache.ids(record))
+
+
 class CropDataset(Dataset):
     """Random crops: sample n is the same whatever came before it.
 
     A sample holds `hr` (3, S, S) and `lr` (3, S/4, S/4), float32 in [0, 1]; with `masks` also `ids` (S, S) int32,
     `instance_map` (3, S, S) in [0, 1], `scale_targets` (S, S) (s_i of the instance at each pixel, 0 where none)
-    and `token_offset` (2,), the place in the picture, in tokens, that the crop pretends to have.
+    and `token_offset` (2,), the place in the picture, in tokens, that the crop pretends to have. Photos with stored
+    tensors are taken whole and as they are, and their tensors come along.
 
     Args:
-        cache: decoded photos.
+        source: of the photos.
         size: side of the HR crop, in pixels.
         presets: degradation presets and their shares.
         seed: of everything random.
-        held_out: draw from the validation photos instead of the training ones.
         masks: whether to give the instance maps.
         downscale_prob: share of crops taken from a larger window and shrunk, which makes the truth sharper.
         max_offset: token offsets are drawn from 0..max_offset.
@@ -206,57 +252,54 @@ class CropDataset(Dataset):
             instance's luma in the crop.
     """
 
-    def __init__(self, cache: PhotoCache, size: int = 128, presets: Mapping[str, float] | None = None, seed: int = 0,
-                 held_out: bool = False, masks: bool = False, downscale_prob: float = 0.0, max_offset: int = 0,
-                 lightness: str = "hash"):
-        self.cache, self.size, self.seed = cache, size, seed
+    def __init__(self, source: PhotoSource, size: int = 128, presets: Mapping[str, float] | None = None, seed: int = 0,
+                 masks: bool = False, downscale_prob: float = 0.0, max_offset: int = 0, lightness: str = "hash"):
+        self.source, self.size, self.seed = source, size, seed
         self.masks, self.downscale_prob, self.max_offset = masks, downscale_prob, max_offset
         self.lightness = lightness
-        self.records = [r for r in cache.records
-                        if is_held_out(r.key) == held_out and min(r.height, r.width) >= size]
-        if not self.records:
-            raise DataError(f"no {'validation' if held_out else 'training'} photo has sides of {size} pixels or more")
-        weights = np.sqrt([r.height * r.width for r in self.records])  # large photos have more to see, but also
-        self._photo_probs = weights / weights.sum()                    # more of the same sky
         shares = presets or {"seesr": 1.0}
         self._presets = list(shares)
         self._preset_probs = np.array(list(shares.values()), float) / sum(shares.values())
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, number))
-        record = self.records[rng.choice(len(self.records), p=self._photo_probs)]
-        rgb, ids = self._window(record, rng)
-        turn, flip = int(rng.integers(4)), bool(rng.integers(2))
-        rgb, ids = (_turned(a, turn, flip) for a in (rgb, ids))
+        photo = self.source.choose(number, rng)
+        rgb, ids = (photo.rgb, photo.ids) if photo.stored else self._crop(photo, rng)
         hr = torch.from_numpy(rgb.copy()).permute(2, 0, 1).float() / 255
         preset = self._presets[rng.choice(len(self._presets), p=self._preset_probs)]
         lr = degrade(hr[None], preset, [int(rng.integers(2**62))])[0]
-        sample = {"hr": hr, "lr": lr}
-        return sample | self._mask_fields(record.key, rgb, ids, rng) if self.masks else sample
+        sample = {"hr": hr, "lr": lr, **photo.stored}
+        return sample | self._mask_fields(photo.key, rgb, ids, rng, bool(photo.stored)) if self.masks else sample
 
-    def _window(self, record: PhotoRecord, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _crop(self, photo: Picture, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        rgb, ids = self._window(photo, rng)
+        turn, flip = int(rng.integers(4)), bool(rng.integers(2))
+        return _turned(rgb, turn, flip), _turned(ids, turn, flip)
+
+    def _window(self, photo: Picture, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         size, window = self.size, self.size
+        height, width = photo.ids.shape
         if rng.random() < self.downscale_prob:
-            window = int(rng.uniform(size, min(2 * size, record.height, record.width) + 1))
-        top = int(rng.integers(record.height - window + 1))
-        left = int(rng.integers(record.width - window + 1))
+            window = int(rng.uniform(size, min(2 * size, height, width) + 1))
+        top = int(rng.integers(height - window + 1))
+        left = int(rng.integers(width - window + 1))
         box = np.s_[top : top + window, left : left + window]
-        rgb, ids = self.cache.rgb(record)[box], self.cache.ids(record)[box]
+        rgb, ids = photo.rgb[box], photo.ids[box]
         if window == size:
             return rgb, ids
         rgb = np.asarray(Image.fromarray(rgb).resize((size, size), Image.Resampling.BICUBIC))
         nearest = (np.arange(size) * window + window // 2) // size
         return rgb, ids[np.ix_(nearest, nearest)]
 
-    def _mask_fields(self, key: str, rgb: np.ndarray, ids: np.ndarray,
-                     rng: np.random.Generator) -> dict[str, torch.Tensor]:
+    def _mask_fields(self, key: str, rgb: np.ndarray, ids: np.ndarray, rng: np.random.Generator,
+                     whole: bool) -> dict[str, torch.Tensor]:
         ids = np.ascontiguousarray(ids).astype(np.int32)
         present = np.unique(ids)
         if self.lightness == "photo":
             targets = photo_targets(ids, rgb / 255)
         else:
             targets = {int(i): scale_target(key, int(i)) for i in present if i > 0}
-        offset = rng.integers(0, self.max_offset + 1, 2)
+        offset = np.zeros(2, np.int64) if whole else rng.integers(0, self.max_offset + 1, 2)
         origin = (int(offset[0]) * TOKEN, int(offset[1]) * TOKEN)
         table = np.array([targets.get(int(i), 0.0) for i in present], np.float32)
         return {
@@ -272,14 +315,23 @@ def _turned(array: np.ndarray, turn: int, flip: bool) -> np.ndarray:
     return array[:, ::-1] if flip else array
 
 
-class NumberSampler(torch.utils.data.Sampler[int]):
-    """The numbers of the samples from `start` on, without end: where a resumed run goes on."""
+class BatchNumbers(torch.utils.data.Sampler[list[int]]):
+    """The numbers of the images of each step, always a whole batch: of them this process' share.
 
-    def __init__(self, start: int, stop: int):
-        self.start, self.stop = start, stop
+    Args:
+        start, stop: the first image's number, and that before which the last batch begins.
+        batch: images of a step, of all processes together.
+        process, processes: which of how many this is; `processes` divides `batch`.
+    """
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.stop))
+    def __init__(self, start: int, stop: int, batch: int, process: int = 0, processes: int = 1):
+        self.starts = range(start, stop, batch)
+        share = batch // processes
+        self.share = range(process * share, (process + 1) * share)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in self.starts:
+            yield [start + place for place in self.share]
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return len(self.starts)

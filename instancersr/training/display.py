@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -11,6 +12,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
+
+from ..errors import MissingPackage
 
 PLAIN_INTERVAL = 30.0
 """Seconds between two lines where the output is no terminal."""
@@ -23,16 +26,19 @@ class Display:
         folder: the run's output folder.
         total: images at the end.
         start: images already seen; later lines of an interrupted run's log are dropped, they come again.
+        shown: whether anything is; of several processes one shows the run.
+        wandb: project of Weights & Biases to log to as well.
     """
 
-    def __init__(self, folder: Path, total: int, start: int):
-        self.folder, self.total = folder, total
-        self.console = Console()
+    def __init__(self, folder: Path, total: int, start: int, shown: bool = True, wandb: str | None = None):
+        self.folder, self.total, self.shown = folder, total, shown
+        self.console = Console(quiet=not shown)
         self._start = self._shown_images = start
         self._shown_at = time.monotonic()
         self._recent: dict[str, float] = {}
-        self._log = self._open_log(folder / "losses.jsonl", start)
-        self._board = _tensorboard(folder, self.console)
+        self._log = self._open_log(folder / "losses.jsonl", start) if shown else None
+        self._board = _tensorboard(folder, self.console) if shown else None
+        self._wandb = _wandb(folder, wandb) if shown and wandb else None
         self._progress = Progress(
             TextColumn("{task.completed:,.0f} / {task.total:,.0f} images"), BarColumn(),
             TextColumn("{task.fields[rate]:.1f} images/s"), TimeElapsedColumn(), TimeRemainingColumn(),
@@ -45,9 +51,12 @@ class Display:
 
     def __exit__(self, *_exception: object) -> None:
         self._progress.stop()
-        self._log.close()
+        if self._log is not None:
+            self._log.close()
         if self._board is not None:
             self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
 
     @staticmethod
     def _open_log(path: Path, start: int):
@@ -61,6 +70,8 @@ class Display:
 
     def step(self, images: int, terms: dict[str, float], learning_rate: float) -> None:
         """Records one step. terms: every loss term and their sum."""
+        if self._log is None:
+            return
         self._log.write(json.dumps({"images": images, **terms}) + "\n")
         for name, value in terms.items():
             self._recent[name] = 0.98 * self._recent.get(name, value) + 0.02 * value
@@ -68,6 +79,9 @@ class Display:
                 self._board.add_scalar(f"loss/{name}", value, images)
         if self._board is not None:
             self._board.add_scalar("learning_rate", learning_rate, images)
+        if self._wandb is not None:
+            losses = {f"loss/{name}": value for name, value in terms.items()}
+            self._wandb.log({"images": images, "learning_rate": learning_rate, **losses})
         text = "  ".join(f"{name} {value:.4f}" for name, value in self._recent.items())
         elapsed = time.monotonic() - self._shown_at
         rate = (images - self._shown_images) / max(elapsed, 1e-9)
@@ -93,6 +107,11 @@ class Display:
             self._board.add_image("samples", grid, images, dataformats="HWC")
             for name, value in scores.items():
                 self._board.add_scalar(f"validation/{name}", value, images)
+        if self._wandb is not None:
+            import wandb
+
+            named = {f"validation/{name}": value for name, value in scores.items()}
+            self._wandb.log({"images": images, "samples": wandb.Image(grid), **named})
 
 
 def sample_grid(rows: list[Tensor]) -> np.ndarray:
@@ -108,3 +127,15 @@ def _tensorboard(folder: Path, console: Console):
         console.print("TensorBoard is not installed; scalars go to losses.jsonl alone")
         return None
     return SummaryWriter(str(folder / "tensorboard"))
+
+
+def _wandb(folder: Path, project: str):
+    """The run's record at Weights & Biases, the same one after each start."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise MissingPackage(error, "wandb") from error
+    identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    run = wandb.init(project=project, name=folder.name, id=identity, resume="allow", dir=str(folder))
+    run.define_metric("*", step_metric="images")
+    return run

@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from .. import losses
-from ..diffusion import Denoiser, add_noise, decode, encode, join, noise_scales, prior_mean, split
+from ..diffusion import Denoiser, add_noise, decode, encode, encode_moments, join, noise_scales, prior_mean, split
 from ..errors import UserError
 from ..instances import SCALE_RANGE, patch_ids
 from ..models import BlockAutoencoder, ControlNet, JointDiT, RestorationNetwork
@@ -22,6 +22,8 @@ from ..models.teachers import ConvProjector, Dinov2Teacher, Projector, spatial_n
 from .adversarial import FeatureDiscriminator, adversarial_terms
 from .config import AutoencoderConfig, ConfigError, DiffusionConfig, RestorationConfig, TransformerConfig
 from .perceptual import PerceptualLoss
+from .randomness import Draws
+from .stream import stored_shapes
 
 Batch = Mapping[str, Tensor]
 
@@ -31,14 +33,22 @@ class Objective(Protocol):
 
     model: nn.Module
     needs_masks: bool
+    skips_parameters: bool
+    """Whether some steps leave some of the trained parameters out."""
 
-    def terms(self, model: nn.Module, batch: Batch, generator: torch.Generator, progress: float) -> dict[str, Tensor]:
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """(B,) numbers of which `terms` needs the mean over all images of the step, not only those it is given.
+
+        That mean is then in its batch, by the same name, once for each image.
+        """
+
+    def terms(self, model: nn.Module, batch: Batch, draws: Draws, progress: float) -> dict[str, Tensor]:
         """Weighted loss terms, whose sum is minimised. progress: share of the run that is over, 0 to 1."""
 
-    def validate(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    def validate(self, model: nn.Module, batch: Batch, draws: Draws) -> dict[str, Tensor]:
         """Scores of a held-out batch, each a mean over it."""
 
-    def pictures(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> list[Tensor]:
+    def pictures(self, model: nn.Module, batch: Batch, draws: Draws) -> list[Tensor]:
         """(B, 3, H, W) rows of a sample grid: input, outputs, truth."""
 
     def export(self, model: nn.Module, folder: Path) -> None:
@@ -87,19 +97,23 @@ class AutoencoderObjective:
     """Mean squared error of the learned layers; the block transform, fitted before, is held."""
 
     needs_masks = False
+    skips_parameters = False
 
     def __init__(self, config: AutoencoderConfig):
         self.model = BlockAutoencoder(config.latent_channels, refine_channels=config.refine_channels)
         self.model.analysis.requires_grad_(False)
         self.model.synthesis.requires_grad_(False)
 
-    def terms(self, model, batch, generator, progress):
+    def counts(self, batch):
+        return {}
+
+    def terms(self, model, batch, draws, progress):
         return {"mse": F.mse_loss(self._round_trip(model, batch), batch["hr"])}
 
-    def validate(self, model, batch, generator):
+    def validate(self, model, batch, draws):
         return {"psnr": psnr(self._round_trip(model, batch), batch["hr"])}
 
-    def pictures(self, model, batch, generator):
+    def pictures(self, model, batch, draws):
         return [self._round_trip(model, batch), batch["hr"]]
 
     def export(self, model, folder):
@@ -114,6 +128,7 @@ class RestorationObjective:
     """L1, and LPIPS once there is structure to judge."""
 
     needs_masks = False
+    skips_parameters = False
 
     def __init__(self, config: RestorationConfig):
         self.perceptual_weight = config.perceptual.weight
@@ -122,20 +137,23 @@ class RestorationObjective:
         if config.init is not None:
             self.model = load_part(RestorationNetwork, config.init, "init").train().requires_grad_(True)
 
-    def terms(self, model, batch, generator, progress):
+    def counts(self, batch):
+        return {}
+
+    def terms(self, model, batch, draws, progress):
         output = model(batch["lr"])
         terms = {"l1": F.l1_loss(output, batch["hr"])}
         if self.perceptual is not None:
             self.perceptual.to(output.device)
-            terms["lpips"] = self.perceptual_weight * self.perceptual(output, batch["hr"], generator)
+            terms["lpips"] = self.perceptual_weight * self.perceptual(output, batch["hr"], draws.shared)
         return terms
 
-    def validate(self, model, batch, generator):
+    def validate(self, model, batch, draws):
         output = model(batch["lr"])
         return {"psnr": psnr(output, batch["hr"]), "psnr_bicubic": psnr(enlarge(batch["lr"]), batch["hr"]),
                 "l1": F.l1_loss(output, batch["hr"])}
 
-    def pictures(self, model, batch, generator):
+    def pictures(self, model, batch, draws):
         return [enlarge(batch["lr"]), model(batch["lr"]), batch["hr"]]
 
     def export(self, model, folder):
@@ -156,9 +174,15 @@ class DiffusionObjective:
         self.scheduler = DDIMScheduler(prediction_type="sample", clip_sample=False, set_alpha_to_one=True,
                                        **config.schedule.model_dump())
         alignment = config.alignment
-        self.teacher = None
+        self.teacher, self.teacher_width = None, None
         if alignment.teacher is not None and alignment.weight:
-            self.teacher = load_teacher(alignment.teacher, alignment.teacher_layer)
+            if config.data.stored:
+                self.teacher_width = stored_shapes(config.data.photos)["teacher"][1]
+            else:
+                self.teacher = load_teacher(alignment.teacher, alignment.teacher_layer)
+                self.teacher_width = self.teacher.width
+        self.skips_parameters = self.teacher_width is not None and (
+            alignment.until < 1 or not config.denoising_weight)
         sampler = config.sampler
         self.perceptual = PerceptualLoss(sampler.perceptual.window) if sampler.perceptual.weight else None
         self.model = self._build()
@@ -179,9 +203,9 @@ class DiffusionObjective:
             torch.nn.init.zeros_(parts["transformer"].x_embedder.proj.weight[:, channels:])
         if self.config.sampler.release_restoration and self.restoration is not None:
             parts["restoration"] = self.restoration
-        if self.teacher is not None:
+        if self.teacher_width is not None:
             projector = ConvProjector if self.config.alignment.projector == "conv" else Projector
-            parts["projector"] = projector(parts["transformer"].config.width, self.teacher.width)
+            parts["projector"] = projector(parts["transformer"].config.width, self.teacher_width)
         if self.config.sampler.adversarial_weight:
             parts["discriminator"] = FeatureDiscriminator()
         model = nn.ModuleDict(parts).train().requires_grad_(True)
@@ -209,7 +233,7 @@ class DiffusionObjective:
         """Sets the preconditioning's deviations to those of z - prior mean on these batches."""
         total, count = torch.zeros(()), 0
         for batch in batches:
-            z, z_y, _ = self._latents(self.model, batch, torch.Generator().manual_seed(0))
+            z, z_y, _ = self._latents(self.model, batch, Draws(0, range(len(batch["hr"]))))
             total = total + (z - prior_mean(z_y)).double().square().mean((2, 3)).sum(0)
             count += len(z)
         std = (total / count).sqrt().clamp_min(1e-3)
@@ -223,23 +247,35 @@ class DiffusionObjective:
 
     # ------------------------------------------------------------------------------------- the terms
 
-    def terms(self, model, batch, generator, progress):
+    def counts(self, batch):
+        if not (self.config.denoising_weight and self.config.alignment.scale_weight):
+            return {}
+        ids = patch_ids(batch["ids"], self._token_grid(batch)).cpu()
+        image = torch.arange(len(ids))[:, None].expand_as(ids)[ids > 0]
+        instances = torch.stack([image, ids[ids > 0]]).unique(dim=1)  # (2, K): each instance of each image once
+        return {"mean_instances": instances[0].bincount(minlength=len(ids)).float()}
+
+    def _token_grid(self, batch: Batch) -> tuple[int, int]:
+        cell = 8 * self.config.transformer.patch_size
+        return batch["hr"].shape[-2] // cell, batch["hr"].shape[-1] // cell
+
+    def terms(self, model, batch, draws, progress):
         config = self.config
-        z, z_y, restored = self._latents(model, batch, generator)
+        z, z_y, restored = self._latents(model, batch, draws)
         denoiser = Denoiser(model["transformer"], model["controlnet"], self.scheduler)
         terms: dict[str, Tensor] = {}
         if config.denoising_weight:
-            terms |= self._denoising_terms(model, denoiser, z, z_y.detach(), batch, generator, progress)
+            terms |= self._denoising_terms(model, denoiser, z, z_y.detach(), batch, draws, progress)
         if config.sampler.weight:
-            terms |= self._sampler_terms(model, denoiser, z, z_y, batch, generator)
+            terms |= self._sampler_terms(model, denoiser, z, z_y, batch, draws)
         if "restoration" in model:  # it must stay the faithful end of the fidelity scale
             terms["restored"] = config.sampler.weight * 0.5 * F.l1_loss(restored, batch["hr"])
         return terms
 
-    def _denoising_terms(self, model, denoiser, z, z_y, batch, generator, progress) -> dict[str, Tensor]:
+    def _denoising_terms(self, model, denoiser, z, z_y, batch, draws, progress) -> dict[str, Tensor]:
         config, alignment = self.config, self.config.alignment
-        timestep = self._draw_timesteps(len(z), generator).to(z.device)
-        noise = torch.randn(z.shape, generator=generator).to(z)
+        timestep = self._draw_timesteps(draws).to(z.device)
+        noise = draws.normal(z.shape[1:]).to(z)
         z_t = add_noise(z, noise, *noise_scales(self.scheduler, timestep))
         out = denoiser(self._visible(z_t), z_y, timestep, batch["token_offset"], alignment.layer)
         target = denoiser.target(z, z_t, z_y, noise, timestep)
@@ -248,14 +284,15 @@ class DiffusionObjective:
         terms = {"denoise_x": weight * losses.denoising_loss(raw_x, target_x) / 2}
         if config.mask_modelling:
             terms["denoise_m"] = weight * losses.denoising_loss(raw_m, target_m) / 2
-        return terms | self._representation_terms(model, out.hidden, batch, generator, progress)
+        return terms | self._representation_terms(model, out.hidden, batch, draws, progress)
 
-    def _representation_terms(self, model, hidden, batch, generator, progress) -> dict[str, Tensor]:
+    def _representation_terms(self, model, hidden, batch, draws, progress) -> dict[str, Tensor]:
         alignment, terms = self.config.alignment, {}
-        grid = tuple(side // (8 * self.config.transformer.patch_size) for side in batch["hr"].shape[-2:])
-        if self.teacher is not None and progress < alignment.until:
+        grid = self._token_grid(batch)
+        if "projector" in model and progress < alignment.until:
             chosen = slice(None, None, alignment.every)
-            features = self.teacher(batch["hr"][chosen], grid)
+            features = (batch["teacher"][chosen].float() if self.teacher is None
+                        else self.teacher(batch["hr"][chosen], grid))
             if alignment.spatial_normalization is not None:
                 features = spatial_normalization(features, alignment.spatial_normalization)
             on_grid = (grid,) if alignment.projector == "conv" else ()
@@ -264,14 +301,20 @@ class DiffusionObjective:
         if alignment.scale_weight:
             ids = patch_ids(batch["ids"], grid)
             literal = alignment.scale_targets == "literal"
-            targets = (losses.random_scale_targets(ids.cpu(), SCALE_RANGE, generator).to(hidden) if literal
-                       else self._patch_targets(batch, grid))
+            targets = self._literal_targets(ids, draws).to(hidden) if literal else self._patch_targets(batch, grid)
+            instances = batch["mean_instances"].sum() if "mean_instances" in batch else None
             terms["scale"] = alignment.scale_weight * losses.instance_scale_loss(
-                hidden, ids, targets, "l2" if literal else "rms")
+                hidden, ids, targets, "l2" if literal else "rms", instances)
         if alignment.dispersion_weight:
             terms["dispersion"] = alignment.dispersion_weight * losses.dispersive_loss(
                 hidden, alignment.dispersion_temperature)
         return terms
+
+    @staticmethod
+    def _literal_targets(ids: Tensor, draws: Draws) -> Tensor:
+        """(B, N): a target for each instance, new in every step."""
+        return torch.cat([losses.random_scale_targets(image[None].cpu(), SCALE_RANGE, generator)
+                          for image, generator in zip(ids, draws.images, strict=True)])
 
     @staticmethod
     def _patch_targets(batch: Batch, grid: tuple[int, int]) -> Tensor:
@@ -282,13 +325,13 @@ class DiffusionObjective:
         members = F.unfold(batch["ids"][:, None].float(), cell, stride=cell) == ids[:, None]
         return (pixels * members).sum(1) / members.sum(1).clamp_min(1)
 
-    def _sampler_terms(self, model, denoiser, z, z_y, batch, generator) -> dict[str, Tensor]:
+    def _sampler_terms(self, model, denoiser, z, z_y, batch, draws) -> dict[str, Tensor]:
         """Runs the sampler without gradient up to a random step, and judges the picture that step promises."""
         sampler = self.config.sampler
         self.scheduler.set_timesteps(sampler.steps)
         timesteps = self.scheduler.timesteps.tolist()
-        last = int(torch.randint(sampler.steps, (), generator=generator))
-        z_t = torch.randn(z.shape, generator=generator).to(z)
+        last = int(torch.randint(sampler.steps, (), generator=draws.shared))
+        z_t = draws.normal(z.shape[1:]).to(z)
         with torch.no_grad():
             for t in timesteps[:last]:
                 z_t = self._step(denoiser, z_t, z_y, t, batch)
@@ -300,7 +343,7 @@ class DiffusionObjective:
             instance_map = decode(self.autoencoder, clean_m)
             terms["map"] = sampler.map_weight * F.l1_loss(instance_map, batch["instance_map"])
         if self.perceptual is not None:
-            terms["lpips"] = sampler.perceptual.weight * self.perceptual(picture, batch["hr"], generator)
+            terms["lpips"] = sampler.perceptual.weight * self.perceptual(picture, batch["hr"], draws.shared)
         if "discriminator" in model:
             fooled, critic = adversarial_terms(model["discriminator"], *self.perceptual.features)
             terms |= {"gan": sampler.adversarial_weight * fooled, "critic": critic}
@@ -322,61 +365,72 @@ class DiffusionObjective:
         return self.scheduler.step(clean, t, z_t).prev_sample
 
     def _latents(self, model: nn.ModuleDict, batch: Batch,
-                 generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+                 draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """z, z_y and y-hat; the last two with gradients where the restoration network is released."""
         with torch.no_grad():
-            z = join(encode(self.autoencoder, batch["hr"], generator),
-                     encode(self.autoencoder, batch["instance_map"], generator))
+            z = join(self._latent(batch, "hr", "latent", draws),
+                     self._latent(batch, "instance_map", "map_latent", draws))
         released = "restoration" in model
         restoration = model["restoration"] if released else self.restoration
         with torch.set_grad_enabled(released and torch.is_grad_enabled()):
             restored = enlarge(batch["lr"]) if restoration is None else restoration(batch["lr"])
-            return z, encode(self.autoencoder, restored, generator), restored
+            return z, self._drawn(*encode_moments(self.autoencoder, restored), draws), restored
 
-    def _draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+    def _latent(self, batch: Batch, picture: str, stored: str, draws: Draws) -> Tensor:
+        """The latent of one of the batch's pictures, as it is stored or else encoded now."""
+        if stored not in batch:
+            return self._drawn(*encode_moments(self.autoencoder, batch[picture]), draws)
+        deviation = batch.get(f"{stored}_std")
+        return self._drawn(batch[stored].float(), None if deviation is None else deviation.float(), draws)
+
+    @staticmethod
+    def _drawn(mean: Tensor, deviation: Tensor | None, draws: Draws) -> Tensor:
+        return mean if deviation is None else mean + deviation * draws.normal(mean.shape[1:]).to(mean)
+
+    def _draw_timesteps(self, draws: Draws) -> Tensor:
         last = self.scheduler.config.num_train_timesteps - 1
-        timestep = torch.randint(last + 1, (count,), generator=generator)
-        terminal = torch.rand(count, generator=generator) < self.config.terminal_prob
+        timestep = draws.integers(last + 1)
+        terminal = draws.uniform() < self.config.terminal_prob
         return torch.where(terminal, last, timestep)
 
     # --------------------------------------------------------------------------- looking at the results
 
     @torch.no_grad()
-    def sample(self, model: nn.ModuleDict, batch: Batch, generator: torch.Generator,
+    def sample(self, model: nn.ModuleDict, batch: Batch, draws: Draws,
                steps: int) -> tuple[Tensor, Tensor]:
         """Photos and instance maps from the LR photos alone, (B, 3, H, W) each in about [0, 1]."""
         denoiser = Denoiser(model["transformer"], model["controlnet"], self.scheduler)
-        z, z_y, _ = self._latents(model, batch, generator)
-        z_t = torch.randn(z.shape, generator=generator).to(z)
+        z, z_y, _ = self._latents(model, batch, draws)
+        z_t = draws.normal(z.shape[1:]).to(z)
         self.scheduler.set_timesteps(steps)
         for t in self.scheduler.timesteps.tolist():
             z_t = self._step(denoiser, z_t, z_y, t, batch)
         z_x, z_m = z_t.chunk(2, 1)
         return decode(self.autoencoder, z_x), decode(self.autoencoder, z_m)
 
-    def validate(self, model, batch, generator):
-        z, z_y, restored = self._latents(model, batch, generator)
+    def validate(self, model, batch, draws):
+        z, z_y, restored = self._latents(model, batch, draws)
         denoiser = Denoiser(model["transformer"], model["controlnet"], self.scheduler)
-        scores = self._denoising_terms(model, denoiser, z, z_y, batch, generator, 0.0)
-        scores["noise_mse"] = self._noise_error(denoiser, z, z_y, batch, generator)
-        photo, instance_map = self.sample(model, batch, generator, self.config.sampler.steps)
+        scores = self._denoising_terms(model, denoiser, z, z_y, batch, draws, 0.0)
+        scores["noise_mse"] = self._noise_error(denoiser, z, z_y, batch, draws)
+        photo, instance_map = self.sample(model, batch, draws, self.config.sampler.steps)
         return scores | {"psnr": psnr(photo, batch["hr"]), "psnr_restored": psnr(restored, batch["hr"]),
                          "psnr_map": psnr(instance_map, batch["instance_map"])}
 
     def _noise_error(self, denoiser: Denoiser, z: Tensor, z_y: Tensor, batch: Batch,
-                     generator: torch.Generator) -> Tensor:
+                     draws: Draws) -> Tensor:
         """Eq. 4 on the photo's half, whatever the network predicts: the noise that its clean estimate implies."""
-        timestep = torch.randint(self.scheduler.config.num_train_timesteps, (len(z),), generator=generator).to(z.device)
-        noise = torch.randn(z.shape, generator=generator).to(z)
+        timestep = draws.integers(self.scheduler.config.num_train_timesteps).to(z.device)
+        noise = draws.normal(z.shape[1:]).to(z)
         alpha, sigma = noise_scales(self.scheduler, timestep)
         z_t = add_noise(z, noise, alpha, sigma)
         clean = denoiser(self._visible(z_t), z_y, timestep, batch["token_offset"]).clean
         implied = (z_t - alpha * clean) / sigma
         return losses.denoising_loss(split(implied)[0], split(noise)[0])
 
-    def pictures(self, model, batch, generator):
-        photo, instance_map = self.sample(model, batch, generator, self.config.sampler.steps)
-        restored = self._latents(model, batch, generator)[2]
+    def pictures(self, model, batch, draws):
+        photo, instance_map = self.sample(model, batch, draws, self.config.sampler.steps)
+        restored = self._latents(model, batch, draws)[2]
         return [enlarge(batch["lr"]), restored, photo, batch["hr"], instance_map, batch["instance_map"]]
 
     def export(self, model, folder):

@@ -15,10 +15,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint
-from .config import AnyTrainConfig, ConfigError, load_config
-from .dataset import CropDataset, DataError, NumberSampler, build_cache, find_sources
+from .config import AnyTrainConfig, ConfigError, DiffusionConfig, load_config
+from .dataset import BatchNumbers, CachedPhotos, CropDataset, DataError, PhotoCache, build_cache, find_sources
 from .display import Display
 from .objectives import AutoencoderObjective, DiffusionObjective, Objective, RestorationObjective
+from .processes import Processes, Terms, gradient_sync, local_parameters, shard, whole_state
+from .randomness import Draws
+from .record import record_start
+from .stream import ShardIndex, ShardPhotos, build_index, shard_sources, stored_shapes
 
 SAMPLE_BATCH = 16
 """Validation crops that are evaluated at once."""
@@ -42,15 +46,6 @@ def train_from_config(path: Path, overrides: list[str] | None = None) -> Path:
         raise ConfigError(f"data.photos: {error}") from error
 
 
-def choose_device(name: str) -> torch.device:
-    """"auto" is CUDA, else Apple's GPU, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether bf16 products are faster than fp32 ones there: emulated, they are several times slower."""
     if device.type == "cuda":
@@ -59,23 +54,25 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 class Trainer:
-    """One run: data, model, optimizer, checkpoints and display."""
+    """One run: data, model, optimizer, checkpoints and display, in this process and its siblings."""
 
     def __init__(self, config: AnyTrainConfig):
         self.config = config
-        self.device = choose_device(config.device)
+        self.processes = Processes(config.device)
+        self.device = self.processes.device
+        self._check()
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.cache = build_cache(find_sources(config.data.photos), config.data.cache, config.data.crop)
+        with self.processes.main_first():
+            self.photos = self._open_photos()
         self.objective = self._build_objective()
-        model = self.objective.model.to(self.device, memory_format=torch.channels_last)
         if isinstance(self.objective, DiffusionObjective):
             self.objective.to(self.device)
-        optimizer = torch.optim.AdamW(self._parameter_groups(model), config.optimizer.lr, config.optimizer.betas,
-                                      weight_decay=config.optimizer.weight_decay)
-        self.state = TrainState(model, copy.deepcopy(model).requires_grad_(False), optimizer)
-        self.autocast = self._autocast()
+        if not list_checkpoints(config.output):
+            self._begin()
+        self.precision = self._precision()
+        self.state, self.terms = self._distribute()
         self.stopped_by: int | None = None
 
     def run(self) -> Path:
@@ -85,18 +82,62 @@ class Trainer:
         checkpoints = list_checkpoints(output)
         if checkpoints:
             self._resume(checkpoints[-1])
-        else:
-            self._begin()
-        with Display(output, self.config.images, self.state.images) as display, self._signals():
+        if self.processes.is_main:
+            record_start(self.config, self.processes, self.state.images)
+        with Display(output, self.config.images, self.state.images, self.processes.is_main,
+                     self.config.log.wandb) as display, self._signals():
             self._loop(display)
         return self._export()
 
     # ----------------------------------------------------------------------------- beginning, going on
 
+    def _check(self) -> None:
+        """What only the machine and the data can say of a configuration, before anything large is built."""
+        config = self.config
+        if config.batch % self.processes.count:
+            raise ConfigError(f"batch: {config.batch} images do not divide among {self.processes.count} processes")
+        if config.data.stored and not isinstance(config, DiffusionConfig):
+            raise ConfigError("data.stored: latents and teacher features are for task diffusion")
+        if isinstance(config, DiffusionConfig) and config.data.stored:
+            check_stored(config)
+
+    def _open_photos(self) -> PhotoCache | ShardIndex:
+        data = self.config.data
+        if data.stream:
+            return build_index(shard_sources(data.photos), data.cache)
+        return build_cache(find_sources(data.photos), data.cache, data.crop)
+
     def _build_objective(self) -> Objective:
         kinds = {"autoencoder": AutoencoderObjective, "restoration": RestorationObjective,
                  "diffusion": DiffusionObjective}
         return kinds[self.config.task](self.config)
+
+    def _begin(self) -> None:
+        """What is done once, before the first step; every process comes to the same result."""
+        if isinstance(self.objective, AutoencoderObjective):
+            self.objective.model.fit(b["hr"] * 2 - 1 for b in self._batches(0, self.config.images, shared=False))
+        elif (isinstance(self.objective, DiffusionObjective) and self.config.init is None
+              and self.config.transformer.prediction == "residual"):
+            if "restoration" in self.objective.model:
+                self.objective.model["restoration"].to(self.device)
+            self.objective.measure_residual([self._to_device(b)
+                                             for b in self._batches(0, RESIDUAL_CROPS, shared=False)])
+
+    def _distribute(self) -> tuple[TrainState, nn.Module]:
+        """Puts model and average where they are trained; returns them with their optimizer, and what computes terms."""
+        model, settings = self.objective.model, self.config.optimizer
+        average = copy.deepcopy(model).requires_grad_(False)
+        sharded = self.config.sharded and self.processes.count > 1
+        self.whole = copy.deepcopy(average) if sharded and self.processes.is_main else None
+        if sharded:
+            shard(Terms(self.objective, average), self.device)
+        else:
+            model.to(self.device, memory_format=torch.channels_last)
+            average.to(self.device, memory_format=torch.channels_last)
+        terms = self.processes.wrap(Terms(self.objective, model), sharded, self.precision)
+        optimizer = torch.optim.AdamW(self._parameter_groups(model), settings.lr, settings.betas,
+                                      weight_decay=settings.weight_decay, fused=self.device.type in ("cpu", "cuda"))
+        return TrainState(model, average, optimizer), terms
 
     def _parameter_groups(self, model: nn.Module) -> list[dict]:
         if isinstance(self.objective, DiffusionObjective):
@@ -107,19 +148,6 @@ class Trainer:
         return [group for group in groups if group["params"]] or [
             {"params": [nn.Parameter(torch.zeros(1))], "lr_scale": 1.0}]
 
-    def _begin(self) -> None:
-        """What is done once, before the first step."""
-        if isinstance(self.objective, AutoencoderObjective):
-            self.state.model.cpu().fit(b["hr"] * 2 - 1 for b in self._batches(0, self.config.images))
-            self.state.model.to(self.device)
-            self.state.ema.load_state_dict(self.state.model.state_dict())
-        elif (isinstance(self.objective, DiffusionObjective) and self.config.init is None
-              and self.config.transformer.prediction == "residual"):
-            batches = [self._to_device(b) for b in self._batches(0, RESIDUAL_CROPS)]
-            self.objective.measure_residual(batches)
-            std = self.state.model["transformer"].config.residual_std
-            self.state.ema["transformer"].register_to_config(residual_std=std)
-
     def _resume(self, checkpoint: Path) -> None:
         try:
             load_checkpoint(checkpoint, self.state)
@@ -127,19 +155,30 @@ class Trainer:
             raise ConfigError(f"output: {error}") from error
         notes = json.loads((checkpoint / "state.json").read_text())
         if notes.get("residual_std"):
-            for model in (self.state.model, self.state.ema):
+            for model in filter(None, (self.state.model, self.state.ema, self.whole)):
                 model["transformer"].register_to_config(residual_std=notes["residual_std"])
 
     def _save(self) -> None:
         notes = {"config": self.config.model_dump(mode="json")}
         if isinstance(self.objective, DiffusionObjective):
             notes["residual_std"] = self.state.model["transformer"].config.residual_std
-        save_checkpoint(self.config.output, self.state, notes, self.config.log.keep)
+        save_checkpoint(self.config.output, self.state, notes, self.config.log.keep, self.processes)
 
     def _export(self) -> Path:
-        folder = self.config.output / "model"
-        self.objective.export(self.state.ema, folder)
+        folder, average = self.config.output / "model", self._whole_average()
+        if average is not None:
+            self.objective.export(average, folder)
+        self.processes.wait()
         return folder
+
+    def _whole_average(self) -> nn.Module | None:
+        """The averaged model in the main process, None in the others. All must call it."""
+        if self.config.sharded and self.processes.count > 1:
+            tensors = whole_state(self.state.ema)
+            if self.whole is not None:
+                self.whole.load_state_dict(tensors)
+            return self.whole
+        return self.state.ema if self.processes.is_main else None
 
     # -------------------------------------------------------------------------------------- the loop
 
@@ -148,47 +187,58 @@ class Trainer:
         if not any(p.requires_grad for p in state.model.parameters()):
             return  # the block transform alone: fitting it was all
         if config.compile:
-            for part in state.model.values() if isinstance(state.model, nn.ModuleDict) else [state.model]:
-                part.compile()
+            compile_networks(state.model)
         for batch in self._batches(state.images, config.images):
-            terms = self._step(self._to_device(batch))
-            before, state.images = state.images, state.images + len(batch["hr"])
+            terms, stops = self._step(self._to_device(batch))
+            before, state.images = state.images, state.images + config.batch
             display.step(state.images, terms, state.optimizer.param_groups[0]["lr"])
             if self._passed(config.log.sample_images, before):
                 self._look(display)
-            ends = self.stopped_by is not None or state.images >= config.images
-            if ends or self._passed(config.log.checkpoint_images, before):
+            if stops or state.images >= config.images or self._passed(config.log.checkpoint_images, before):
                 self._save()
-            if self.stopped_by is not None:
+            if stops:
                 raise KeyboardInterrupt(f"checkpoint saved at {state.images} images; the same command goes on")
 
-    def _step(self, batch: dict[str, Tensor]) -> dict[str, float]:
+    def _step(self, batch: dict[str, Tensor]) -> tuple[dict[str, float], bool]:
+        """One step of the optimizer: its mean loss terms over all processes, and whether one was told to stop."""
         config, state = self.config, self.state
-        # one generator a step, seeded by the step: nothing depends on where the run was cut
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.images)
         for group in state.optimizer.param_groups:
             group["lr"] = group["lr_scale"] * self._learning_rate()
         state.optimizer.zero_grad(set_to_none=True)
-        shown: dict[str, float] = {"loss": 0.0}
-        for part, share in self._micro_batches(batch):
-            with self.autocast:
-                terms = self.objective.terms(state.model, part, generator, state.images / config.images)
-            loss = share * torch.stack(list(terms.values())).sum()
-            loss.backward()
-            for name, term in {"loss": loss / share, **terms}.items():
-                shown[name] = shown.get(name, 0.0) + share * term.item()
+        progress = min(state.images / config.images, 1.0)
+        sums: dict[str, Tensor] = {}
+        for part, draws, share, last in self._parts(self._with_means(batch)):
+            with gradient_sync(self.terms, last):
+                with self._autocast():
+                    terms = self.terms(part, draws, progress)
+                loss = torch.stack([term.float() for term in terms.values()]).sum()
+                (share * loss).backward()
+            for name, term in {"loss": loss, **terms}.items():
+                sums[name] = sums.get(name, 0.0) + share * term.detach()
         nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.clip)
         state.optimizer.step()
-        self._average(len(batch["hr"]))
-        return shown
+        self._average()
+        stop = torch.tensor(float(self.stopped_by is not None), device=self.device)
+        means = self.processes.mean({**sums, "stop": stop})
+        shown = dict(zip(means, torch.stack([m.float() for m in means.values()]).tolist(), strict=True))
+        return shown, shown.pop("stop") > 0
 
-    def _micro_batches(self, batch: dict[str, Tensor]) -> Iterator[tuple[dict[str, Tensor], float]]:
-        """The batch in parts that fit into memory, each with its share of the images."""
-        count = len(batch["hr"])
+    def _with_means(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch with what `Objective.counts` asks for."""
+        counts = self.objective.counts(batch)
+        means = self.processes.mean({name: count.mean() for name, count in counts.items()})
+        return batch | {name: mean.to(self.device).expand(len(batch["hr"])) for name, mean in means.items()}
+
+    def _parts(self, batch: dict[str, Tensor]) -> Iterator[tuple[dict[str, Tensor], Draws, float, bool]]:
+        """The batch in parts that fit into memory: each with its draws, its share, and whether it is the last."""
+        count, images = len(batch["hr"]), self.state.images
         size = self.config.micro_batch or count
+        first = images + self.processes.number * count
         for start in range(0, count, size):
             part = {name: value[start : start + size] for name, value in batch.items()}
-            yield part, len(part["hr"]) / count
+            end = min(start + size, count)
+            draws = Draws(self.config.seed, range(first + start, first + end), images)
+            yield part, draws, (end - start) / count, end == count
 
     def _learning_rate(self) -> float:
         settings, images = self.config.optimizer, self.state.images
@@ -199,12 +249,12 @@ class Trainer:
         return settings.lr * (0.02 + 0.98 * (1 + math.cos(math.pi * min(progress, 1))) / 2)
 
     @torch.no_grad()
-    def _average(self, batch: int) -> None:
+    def _average(self) -> None:
+        batch = self.config.batch
         # short at first: the average of a run's beginning is worth nothing
         horizon = min(self.config.optimizer.ema_images, (self.state.images + batch) / 10)
-        keep = 1 - min(1.0, batch / horizon)
-        for mean, value in zip(self.state.ema.parameters(), self.state.model.parameters(), strict=True):
-            mean.lerp_(value, 1 - keep)
+        torch._foreach_lerp_(local_parameters(self.state.ema), local_parameters(self.state.model),
+                             min(1.0, batch / horizon))
 
     def _passed(self, interval: int, before: int) -> bool:
         return self.state.images // interval > before // interval
@@ -213,46 +263,63 @@ class Trainer:
 
     def _dataset(self, held_out: bool) -> CropDataset:
         data = self.config.data
-        return CropDataset(self.cache, data.crop, data.presets, self.config.seed, held_out, self.objective.needs_masks,
+        source = (ShardPhotos(self.photos, held_out, data.crop, self.config.seed, data.stored)
+                  if isinstance(self.photos, ShardIndex) else CachedPhotos(self.photos, held_out, data.crop))
+        return CropDataset(source, data.crop, data.presets, self.config.seed, self.objective.needs_masks,
                            data.downscale_prob, data.max_offset, data.lightness)
 
-    def _batches(self, start: int, stop: int) -> Iterator[dict[str, Tensor]]:
+    def _batches(self, start: int, stop: int, shared: bool = True) -> Iterator[dict[str, Tensor]]:
+        """The steps' batches; of each, this process' share, or all of it if it is not `shared` among them."""
+        place = (self.processes.number, self.processes.count) if shared else (0, 1)
         workers = self.config.data.workers
         return iter(DataLoader(
-            self._dataset(held_out=False), self.config.batch, sampler=NumberSampler(start, stop), num_workers=workers,
-            worker_init_fn=_prepare_worker, prefetch_factor=4 if workers else None,
+            self._dataset(held_out=False), batch_sampler=BatchNumbers(start, stop, self.config.batch, *place),
+            num_workers=workers, worker_init_fn=_prepare_worker, prefetch_factor=4 if workers else None,
             multiprocessing_context="fork" if workers else None))
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
 
-    @torch.no_grad()
     def _look(self, display: Display) -> None:
         """Scores and pictures of the averaged weights on held-out photos, always the same crops."""
+        average = self._whole_average()
+        if average is not None:
+            average.to(self.device)
+            self._validate(average, display)
+        self.processes.wait()
+
+    @torch.no_grad()
+    def _validate(self, average: nn.Module, display: Display) -> None:
         try:
             dataset, count = self._dataset(held_out=True), self.config.log.validation_crops
         except DataError as error:  # a handful of photos may leave none to hold out
             display.console.print(f"no validation: {error}", soft_wrap=True)
             return
-        loader = DataLoader(dataset, SAMPLE_BATCH, sampler=NumberSampler(0, count))
         totals: dict[str, float] = {}
         rows: list[Tensor] = []
-        for number, cpu_batch in enumerate(loader):
+        for number, cpu_batch in enumerate(DataLoader(dataset, SAMPLE_BATCH, sampler=range(count))):
             batch = self._to_device(cpu_batch)
-            generator = torch.Generator().manual_seed(number)
-            with self.autocast:
-                scores = self.objective.validate(self.state.ema, batch, generator)
+            size = len(batch["hr"])
+            images = range(number * SAMPLE_BATCH, number * SAMPLE_BATCH + size)
+            with self._autocast():
+                scores = self.objective.validate(average, batch, Draws(0, images))
                 if not rows:
-                    rows = self.objective.pictures(self.state.ema, {k: v[:8] for k, v in batch.items()}, generator)
+                    some = {name: value[:8] for name, value in batch.items()}
+                    rows = self.objective.pictures(average, some, Draws(0, images[:8]))
             for name, value in scores.items():
-                totals[name] = totals.get(name, 0.0) + value.item() * len(batch["hr"]) / count
+                totals[name] = totals.get(name, 0.0) + value.item() * size / count
         display.look(self.state.images, totals, rows)
 
+    def _precision(self) -> torch.dtype:
+        wanted = self.config.precision
+        if wanted == "auto":
+            wanted = "bf16" if has_fast_bf16(self.device) else "fp32"
+        return torch.bfloat16 if wanted == "bf16" else torch.float32
+
     def _autocast(self):
-        precision = self.config.precision
-        if precision == "auto":
-            precision = "bf16" if has_fast_bf16(self.device) else "fp32"
-        return nullcontext() if precision == "fp32" else torch.autocast(self.device.type, torch.bfloat16)
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.precision)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -266,6 +333,33 @@ class Trainer:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def check_stored(config: DiffusionConfig) -> None:
+    """Whether the tensors stored in the shards are those that the configuration trains on.
+
+    Raises:
+        ConfigError: they are missing, or of another size; names the key.
+    """
+    shapes, data, alignment = stored_shapes(config.data.photos), config.data, config.alignment
+    tokens = (data.crop // (8 * config.transformer.patch_size)) ** 2
+    if "latent" in shapes and shapes["latent"][-1] * 8 != data.crop:
+        raise ConfigError(f"data.crop: {data.crop}, but the stored latents are of {shapes['latent'][-1] * 8} pixels")
+    if alignment.teacher is None or not alignment.weight:
+        return
+    if "teacher" not in shapes:
+        raise ConfigError("alignment.teacher: the shards have no teacher features; prepare them with --features, or "
+                          "set data.stored=false")
+    if shapes["teacher"][0] != tokens:
+        raise ConfigError(f"alignment.teacher: the stored features are of {shapes['teacher'][0]} patches, "
+                          f"data.crop={data.crop} has {tokens} tokens")
+
+
+def compile_networks(model: nn.Module) -> None:
+    """Transformers block by block, as equal blocks share one compilation; other networks whole."""
+    for part in model.values() if isinstance(model, nn.ModuleDict) else [model]:
+        for network in getattr(part, "blocks", None) or [part]:
+            network.compile()
 
 
 def _prepare_worker(_number: int) -> None:

@@ -10,9 +10,10 @@ from PIL import Image
 
 from instancersr.instances import patch_ids, scale_target
 from instancersr.training.dataset import (
+    BatchNumbers,
+    CachedPhotos,
     CropDataset,
     DataError,
-    NumberSampler,
     build_cache,
     find_sources,
     is_held_out,
@@ -44,21 +45,21 @@ def test_tars_and_folders_are_the_same(cache, photo_folder, tmp_path):
                 tar.add(file, file.name)
     from_tars = build_cache(find_sources(tmp_path / "photos-*.tar"), tmp_path / "cache", 64)
     assert [r.key for r in from_tars.records] == [r.key for r in cache.records]
-    a, b = CropDataset(cache, 64, masks=True), CropDataset(from_tars, 64, masks=True)
+    a, b = (CropDataset(CachedPhotos(c, False, 64), 64, masks=True) for c in (cache, from_tars))
     assert equal(a[5], b[5])
 
 
 def test_a_sample_depends_on_its_number_and_the_seed_alone(cache):
-    dataset = CropDataset(cache, 64, masks=True, seed=3)
+    dataset = CropDataset(CachedPhotos(cache, False, 64), 64, masks=True, seed=3)
     ninth = dataset[9]
     dataset[2], dataset[700]
     assert equal(dataset[9], ninth)
-    assert not equal(CropDataset(cache, 64, masks=True, seed=4)[9], ninth)
+    assert not equal(CropDataset(CachedPhotos(cache, False, 64), 64, masks=True, seed=4)[9], ninth)
     assert not equal(dataset[10], ninth)
 
 
 def test_fields_shapes_and_ranges(cache):
-    sample = CropDataset(cache, 64, masks=True, downscale_prob=0.5, max_offset=7)[0]
+    sample = CropDataset(CachedPhotos(cache, False, 64), 64, masks=True, downscale_prob=0.5, max_offset=7)[0]
     assert sample["hr"].shape == (3, 64, 64) and sample["lr"].shape == (3, 16, 16)
     assert sample["instance_map"].shape == (3, 64, 64) and sample["ids"].shape == (64, 64)
     for name in ("hr", "lr", "instance_map"):
@@ -68,7 +69,7 @@ def test_fields_shapes_and_ranges(cache):
 
 def test_crops_are_windows_of_the_photo_with_masks_in_place(cache):
     """Every crop, turned back, is found in its photo, and its ids are those of the same place."""
-    dataset = CropDataset(cache, 64, masks=True)
+    dataset = CropDataset(CachedPhotos(cache, False, 64), 64, masks=True)
     for number in range(8):
         sample = dataset[number]
         rgb, ids = (sample["hr"].permute(1, 2, 0) * 255).round().numpy().astype(np.uint8), sample["ids"].numpy()
@@ -88,7 +89,7 @@ def _found(cache, record, rgb, ids) -> bool:
 
 
 def test_scale_targets_are_the_instances_own(cache):
-    sample = CropDataset(cache, 64, masks=True)[1]
+    sample = CropDataset(CachedPhotos(cache, False, 64), 64, masks=True)[1]
     targets = {scale_target(r.key, i) for r in cache.records for i in (1, 2)}
     seen = set(sample["scale_targets"][sample["ids"] > 0].tolist())
     assert seen and all(any(abs(s - t) < 1e-6 for t in targets) for s in seen)
@@ -100,14 +101,20 @@ def test_held_out_photos_never_mix_with_training_photos(cache, photo_folder, tmp
     for number in range(40):
         Image.fromarray(np.full((64, 64, 3), number, np.uint8)).save(tmp_path / f"flat{number}.png")
     many = build_cache(find_sources(tmp_path), tmp_path / "cache", 64)
-    training, held_out = (CropDataset(many, 64, held_out=h) for h in (False, True))
-    keys = [{r.key for r in d.records} for d in (training, held_out)]
+    training, held_out = (CropDataset(CachedPhotos(many, h, 64), 64) for h in (False, True))
+    keys = [{r.key for r in d.source.records} for d in (training, held_out)]
     assert keys[0] | keys[1] == {r.key for r in many.records} and not keys[0] & keys[1]
     assert all(is_held_out(k) for k in keys[1]) and 0 < len(keys[1]) < 15
 
 
-def test_sampler_goes_on_where_a_run_stopped():
-    assert list(NumberSampler(3, 7)) == [3, 4, 5, 6] and len(NumberSampler(3, 7)) == 4
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_processes_share_the_images_of_each_step(processes):
+    """And a run that goes on at image 8 takes the rest of them, whole batches to the end."""
+    shares = [list(BatchNumbers(8, 22, 4, process, processes)) for process in range(processes)]
+    steps = [sorted(sum(parts, [])) for parts in zip(*shares, strict=True)]
+    assert steps == [[8, 9, 10, 11], [12, 13, 14, 15], [16, 17, 18, 19], [20, 21, 22, 23]]
+    assert len(BatchNumbers(8, 22, 4)) == 4
+
 
 
 def test_unusable_sources_are_named(tmp_path):

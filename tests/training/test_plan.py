@@ -18,6 +18,7 @@ from instancersr.training import plan as planning
 from instancersr.training.config import ConfigError, DiffusionConfig, RestorationConfig
 from instancersr.training.objectives import DiffusionObjective
 from instancersr.training.plan import GPUS, Setup, make_plan
+from instancersr.training.randomness import Draws
 
 CPU = Setup(GPUS["H100"], bf16=False)
 
@@ -70,7 +71,7 @@ def test_flops_of_a_training_step_equal_torchs_counter(parts, size, crop):
     batch = random_batch(config, 2)
 
     def step() -> None:
-        terms = objective.terms(objective.model, batch, torch.Generator().manual_seed(0), 0.0)
+        terms = objective.terms(objective.model, batch, Draws(0, range(len(batch["hr"]))), 0.0)
         sum(terms.values()).backward()
 
     assert 2 * make_plan(config, CPU).flops_per_image == pytest.approx(counted(step), rel=0.01)
@@ -145,7 +146,7 @@ def train(config: DiffusionConfig, micro_batch: int) -> None:
     average = [p.detach().clone() for p in objective.model.parameters()]
     optimizer = torch.optim.AdamW(objective.model.parameters())
     for number in range(4):
-        terms = objective.terms(objective.model, batch, torch.Generator().manual_seed(0), 0.0)
+        terms = objective.terms(objective.model, batch, Draws(0, range(len(batch["hr"]))), 0.0)
         sum(terms.values()).backward()
         if number % 2:
             optimizer.step()
