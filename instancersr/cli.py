@@ -304,10 +304,9 @@ def plan(
         float, typer.Option(min=0.01, max=1, help="Share of the GPU's bf16 peak at which the run computes.")
     ] = 0.45,
     micro_batch: Annotated[
-        int | None, typer.Option(min=1, help="Images in one forward pass of a GPU; without it, as many as fit.")
+        int | None,
+        typer.Option(min=1, help="Images in one forward pass of a GPU; else the file's, or as many as fit."),
     ] = None,
-    sharded: Annotated[bool, typer.Option(help="FSDP instead of a copy of the weights on every GPU.")] = False,
-    checkpointing: Annotated[bool, typer.Option(help="Compute blocks twice to save memory.")] = False,
     cached_latents: Annotated[bool, typer.Option(help="Those of photos and maps are in the shards.")] = False,
     cached_teacher: Annotated[bool, typer.Option(help="The teacher's features are in the shards.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Numbers for a program instead of tables.")] = False,
@@ -317,9 +316,10 @@ def plan(
         from instancersr.training import plan as planning
         from instancersr.training.config import load_config
 
-        setup = planning.Setup(planning.find_gpu(gpu), gpus, mfu, 1, sharded, checkpointing,
+        run = load_config(config, overrides or [])
+        setup = planning.Setup(planning.find_gpu(gpu), gpus, mfu, 1, run.sharded, planning.checkpointing(run),
                                cached_latents, cached_teacher)
-        answer = planning.make_plan(load_config(config, overrides or []), setup, micro_batch)
+        answer = planning.make_plan(run, setup, micro_batch or run.micro_batch)
         if as_json:
             typer.echo(planning.as_json(answer))
         else:

@@ -33,7 +33,7 @@ class DataConfig(Section):
     stream: bool = False
     """Read shards as they are, each photo once an epoch, instead of decoding all photos into the cache first."""
     stored: bool = False
-    """Use the latents and teacher features that `instancersr prepare` stored in the shards; needs `stream`."""
+    """Use what `instancersr prepare` stored in the shards, latents or teacher features or both; needs `stream`."""
     crop: int = Field(128, ge=32, multiple_of=16)
     """Side of an HR crop in pixels; the LR crop is a quarter of it."""
     presets: dict[str, float] = {"seesr": 1.0}
@@ -269,6 +269,9 @@ class DiffusionConfig(TrainConfig):
             raise ValueError("backbone.pretrained and init exclude each other: a run begins from one of them")
         if self.backbone.pretrained is not None and self.transformer.prediction != "noise":
             raise ValueError("backbone.pretrained: a DiT predicts noise; set transformer.prediction=noise")
+        if self.transformer.prediction == "noise" and self.schedule.rescale_betas_zero_snr:
+            raise ValueError("transformer.prediction=noise says nothing at the last timestep of a schedule without any "
+                             "signal there; set schedule.rescale_betas_zero_snr=false")
         if self.data.crop % (8 * self.transformer.patch_size):
             raise ValueError(f"data.crop {self.data.crop} does not divide into tokens of "
                              f"{8 * self.transformer.patch_size} pixels")

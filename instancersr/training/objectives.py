@@ -176,8 +176,9 @@ class DiffusionObjective:
         alignment = config.alignment
         self.teacher, self.teacher_width = None, None
         if alignment.teacher is not None and alignment.weight:
-            if config.data.stored:
-                self.teacher_width = stored_shapes(config.data.photos)["teacher"][1]
+            stored = stored_shapes(config.data.photos) if config.data.stored else {}
+            if "teacher" in stored:
+                self.teacher_width = stored["teacher"][1]
             else:
                 self.teacher = load_teacher(alignment.teacher, alignment.teacher_layer)
                 self.teacher_width = self.teacher.width

@@ -222,7 +222,14 @@ def _check(config: AnyTrainConfig) -> DiffusionConfig:
         raise ConfigError(f"task: plan knows diffusion, not {config.task}")
     if config.sampler.weight:
         raise ConfigError("sampler.weight: plan does not count the stage through the sampler; set it to 0")
+    if config.backbone.trained_blocks is not None:
+        raise ConfigError("backbone.trained_blocks: plan counts a backbone that is trained whole; set it to null")
     return config
+
+
+def checkpointing(config: AnyTrainConfig) -> bool:
+    """Whether the run computes blocks twice to save memory."""
+    return isinstance(config, DiffusionConfig) and config.gradient_checkpointing
 
 
 def find_gpu(name: str) -> Gpu:

@@ -339,18 +339,15 @@ def check_stored(config: DiffusionConfig) -> None:
     """Whether the tensors stored in the shards are those that the configuration trains on.
 
     Raises:
-        ConfigError: they are missing, or of another size; names the key.
+        DataError: there are none.
+        ConfigError: they are of another size; names the key.
     """
     shapes, data, alignment = stored_shapes(config.data.photos), config.data, config.alignment
     tokens = (data.crop // (8 * config.transformer.patch_size)) ** 2
     if "latent" in shapes and shapes["latent"][-1] * 8 != data.crop:
         raise ConfigError(f"data.crop: {data.crop}, but the stored latents are of {shapes['latent'][-1] * 8} pixels")
-    if alignment.teacher is None or not alignment.weight:
-        return
-    if "teacher" not in shapes:
-        raise ConfigError("alignment.teacher: the shards have no teacher features; prepare them with --features, or "
-                          "set data.stored=false")
-    if shapes["teacher"][0] != tokens:
+    aligned = alignment.teacher is not None and alignment.weight
+    if aligned and "teacher" in shapes and shapes["teacher"][0] != tokens:
         raise ConfigError(f"alignment.teacher: the stored features are of {shapes['teacher'][0]} patches, "
                           f"data.crop={data.crop} has {tokens} tokens")
 

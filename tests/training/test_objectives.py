@@ -27,7 +27,8 @@ def hub(tmp_path_factory) -> dict[str, str]:
 def objective(hub: dict[str, str], backbone: dict | None = None, **values) -> DiffusionObjective:
     settings = {"task": "diffusion", "output": "unused", "images": 8, "batch": 2, "autoencoder": hub["autoencoder"],
                 "backbone": {"pretrained": hub["backbone"], **(backbone or {})}, "transformer": SIZES,
-                "alignment": {"layer": 2}, "data": {"photos": "unused", "crop": 64}, "terminal_prob": 0.0, **values}
+                "alignment": {"layer": 2}, "data": {"photos": "unused", "crop": 64}, "terminal_prob": 0.0,
+                "schedule": {"rescale_betas_zero_snr": False}, **values}
     return DiffusionObjective(DiffusionConfig(**settings))
 
 
@@ -94,6 +95,7 @@ def test_a_missing_autoencoder_or_backbone_names_the_key(hub, tmp_path):
     ({"backbone": {"trained_blocks": 4}}, "trained_blocks 4 is more than depth 3"),
     ({"backbone": {"pretrained": "x"}, "init": "y"}, "exclude each other"),
     ({"backbone": {"pretrained": "x"}, "transformer": {"prediction": "residual"}}, "prediction=noise"),
+    ({"schedule": {}}, "rescale_betas_zero_snr=false"),
 ])  # fmt: skip
 def test_contradictions_are_found_before_anything_is_loaded(values, message):
     base = {"task": "diffusion", "output": "unused", "images": 8, "autoencoder": "unused", "transformer": SIZES,

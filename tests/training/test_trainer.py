@@ -202,3 +202,15 @@ def test_checkpoint_of_another_network_is_refused(tmp_path, base):
     train_from_config(path)
     with pytest.raises(ConfigError, match="does not fit this configuration"):
         train_from_config(path, ["channels=16"])
+
+
+def test_weights_and_biases_keeps_the_run_offline(tmp_path, base, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    path = write(tmp_path, base, task="restoration", images=4, channels=8, blocks=1,
+                 log={**base["log"], "sample_images": 4, "wandb": "tests"})
+    train_from_config(path)
+    (folder,) = (tmp_path / "run/wandb").glob("offline-run-*")
+    record = next(folder.glob("*.wandb")).read_bytes()
+    assert all(name in record for name in (b"loss/l1", b"validation/psnr", b"learning_rate"))
