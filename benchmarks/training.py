@@ -1,12 +1,13 @@
 """How much faster a training step of `instancersr train` is than a plain PyTorch loop of the same networks.
 
     python benchmarks/training.py [--width 320 --depth 8 --heads 5 --control-depth 3] [--crop 128] [--batch 16]
-        [--device cpu|cuda] [--precision fp32|bf16] [--compile blocks] [--threads 1] [--steps 10]
+        [--device cpu|cuda] [--precision fp32|bf16] [--compile] [--threads 1] [--steps 10]
 
 Both sides train the same JointDiT, control branch and projector from the same start on the same random batch, with
 teacher features computed beforehand, in turns, in one run. The plain loop is written as published loops are
 (REPA, sihyun-yu/REPA, train.py): autocast, AdamW as it comes, gradients clipped, a moving average updated one parameter
-at a time, no compilation, latents encoded beforehand. Ours is the trainer's own step, which encodes the latents itself.
+at a time, no compilation, latents encoded beforehand. Ours is the trainer's own step, on stored latents of photo and map
+as `data.stored` has them; it encodes the LR photo's itself.
 On a GPU it also gives the share of the bf16 peak that is used (--gpu names it) and the peak memory.
 """
 
@@ -26,8 +27,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--compile", choices=["no", "networks", "blocks"], default="no",
-                        help="of ours, whole networks or block by block; the plain loop is never compiled")
+    parser.add_argument("--compile", action="store_true", help="ours, as `compile: true`; the plain loop never is")
     parser.add_argument("--gpu", default="H100", help="whose bf16 peak the share refers to; see `instancersr plan`")
     return parser.parse_args()
 
@@ -58,7 +58,7 @@ def make_trainer(options: argparse.Namespace, folder: Path):
     config = DiffusionConfig.model_validate({
         "task": "diffusion", "output": folder / "run", "images": 10**9, "batch": options.batch,
         "device": options.device, "precision": options.precision,
-        "threads": options.threads, "autoencoder": folder / "autoencoder",
+        "threads": options.threads, "autoencoder": str(folder / "autoencoder"),
         "data": {"photos": str(photos), "cache": folder / "cache", "crop": options.crop, "workers": 0},
         "transformer": {"width": options.width, "depth": options.depth, "heads": options.heads,
                         "control_depth": options.control_depth},
@@ -66,19 +66,8 @@ def make_trainer(options: argparse.Namespace, folder: Path):
     trainer = Trainer(config)
     tokens = (options.crop // 16) ** 2
     features = torch.randn(options.batch, tokens, 384, device=options.device)
-    trainer.objective.teacher.forward = lambda hr, grid: features[: len(hr)]
+    trainer.objective.teacher = None  # the features are in the batch
     return trainer, features
-
-
-def compile_networks(networks, how: str) -> None:
-    """Whole, or block by block: equal blocks share one compilation, so that it takes seconds."""
-    for network in networks.values():
-        if how == "networks" or not hasattr(network, "blocks"):
-            if how != "no":
-                network.compile()
-        elif how == "blocks":
-            for block in network.blocks:
-                block.compile()
 
 
 def random_batch(options: argparse.Namespace) -> dict:
@@ -154,14 +143,20 @@ def main() -> None:
 
     import torch
 
+    from instancersr.diffusion import split
     from instancersr.training.plan import Setup, find_gpu, make_plan
+    from instancersr.training.randomness import Draws
+    from instancersr.training.trainer import compile_networks
 
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         trainer, features = make_trainer(options, Path(folder))
         batch = random_batch(options)
+        z = trainer.objective._latents(trainer.state.model, batch, Draws(0, range(options.batch)))[0]
+        batch |= {"latent": split(z)[0], "map_latent": split(z)[1], "teacher": features}
         plain = PlainLoop(options, trainer, features)
-        compile_networks(trainer.state.model, options.compile)
+        if options.compile:
+            compile_networks(trainer.state.model)
 
         def ours(batch: dict) -> None:
             trainer._step(batch)
