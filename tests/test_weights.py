@@ -46,11 +46,18 @@ def test_they_are_small_and_have_a_model_card():
     assert all(word in card for word in ("Training data", "Scores", "Limits"))
 
 
-def test_upscale_is_sharper_than_bicubic_and_no_farther_from_the_truth(pipe, bad_photo):
-    clean, lr = bad_photo
-    ours, plain = np.asarray(pipe(lr).images[0]), bicubic(lr)
-    assert sharpness(ours) > 1.5 * sharpness(plain)
-    assert peak_signal_noise_ratio(clean, ours) > peak_signal_noise_ratio(clean, plain) - 0.5
+def test_upscale_is_sharper_than_bicubic_and_nearer_to_the_truth(pipe, bad_photo):
+    """On the mean over both presets: a single draw may be noise that no method sees through."""
+    clean, _ = bad_photo
+    hr = torch.from_numpy(clean.copy()).permute(2, 0, 1)[None] / 255
+    gains = []
+    for preset in ("seesr", "camera"):
+        for seed in (1, 2, 7):
+            lr = (degrade(hr, preset, [seed])[0] * 255).round().byte().permute(1, 2, 0).numpy()
+            ours, plain = np.asarray(pipe(lr).images[0]), bicubic(lr)
+            assert sharpness(ours) > 1.5 * sharpness(plain)
+            gains.append(peak_signal_noise_ratio(clean, ours) - peak_signal_noise_ratio(clean, plain))
+    assert np.mean(gains) > 0
 
 
 def test_no_color_shift(pipe, bad_photo):

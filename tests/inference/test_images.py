@@ -5,6 +5,7 @@ import os
 import struct
 import warnings
 import zlib
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ def rgb() -> np.ndarray:
     return np.stack([x * 10, y * 12, 255 - x * 5 - y * 5], axis=-1).astype(np.uint8)
 
 
+@lru_cache  # a profile holds the second it was made in
 def srgb_profile() -> bytes:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
