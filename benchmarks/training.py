@@ -6,8 +6,8 @@
 Both sides train the same JointDiT, control branch and projector from the same start on the same random batch, with
 teacher features computed beforehand, in turns, in one run. The plain loop is written as published loops are
 (REPA, sihyun-yu/REPA, train.py): autocast, AdamW as it comes, gradients clipped, a moving average updated one parameter
-at a time, no compilation, latents encoded beforehand. Ours is the trainer's own step, on stored latents of photo and map
-as `data.stored` has them; it encodes the LR photo's itself.
+at a time, no compilation, latents encoded beforehand. Ours is the trainer's own step, on stored latents of photo and
+map as `data.stored` has them; it encodes the LR photo's itself.
 On a GPU it also gives the share of the bf16 peak that is used (--gpu names it) and the peak memory.
 """
 

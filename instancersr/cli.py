@@ -364,7 +364,7 @@ def prepare(
         from instancersr.prepare.run import prepare_photos
         from instancersr.prepare.sample import Settings
 
-        with _PhotoProgress(errors) as progress:
+        with _CountProgress(errors, "photos") as progress:
             try:
                 manifest = prepare_photos(photos, output, Settings(size, sam, latents, features), shard_photos,
                                           shard_mb, workers, ray, _pick_device(device), progress.show)
@@ -380,21 +380,25 @@ def prepare(
                               f"{manifest['bytes'] / 1e6:.1f} MB in {output}"), soft_wrap=True)
 
 
-class _PhotoProgress:
-    """A bar with photos a second and the time left; off a terminal, a line a minute."""
+class _CountProgress:
+    """A bar with pieces a second and the time left; off a terminal, a line a minute.
 
-    def __init__(self, errors: Console):
+    Args:
+        unit: what is counted, as a plural.
+    """
+
+    def __init__(self, errors: Console, unit: str):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._errors = errors
+        self._errors, self._unit = errors, unit
         self._first: int | None = None
         self._started = self._told = 0.0
-        self._bar = Progress(TextColumn("photos"), BarColumn(), MofNCompleteColumn(),
-                             TextColumn("{task.fields[rate]:.1f} photos/s"), TimeRemainingColumn(),
+        self._bar = Progress(TextColumn(unit), BarColumn(), MofNCompleteColumn(),
+                             TextColumn("{task.fields[rate]:.1f} " + f"{unit}/s"), TimeRemainingColumn(),
                              console=errors, transient=True, disable=not errors.is_terminal)
-        self._task = self._bar.add_task("photos", total=None, rate=0.0)
+        self._task = self._bar.add_task(unit, total=None, rate=0.0)
 
-    def __enter__(self) -> _PhotoProgress:
+    def __enter__(self) -> _CountProgress:
         self._bar.start()
         return self
 
@@ -410,7 +414,7 @@ class _PhotoProgress:
         if not self._errors.is_terminal and now - self._told >= 60:
             self._told = now
             left = (total - done) / rate / 60 if rate else float("inf")
-            self._errors.print(_line(f"{done} of {total} photos, {rate:.1f} photos/s, {left:.0f} minutes left"))
+            self._errors.print(_line(f"{done} of {total} {self._unit}, {rate:.1f} {self._unit}/s, {left:.0f} minutes left"))
 
 
 # -------------------------------------------------------------------------------------------------- evaluate
@@ -426,12 +430,12 @@ def evaluate(
     hr: Annotated[Path | None, typer.Option(help="Folder of truths; names may differ by _LR4, _HR or _x4.")] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=SPEC; SPEC: bicubic, builtin, a model folder, a folder of outputs, a model file, "
-                     "a JSON file of published scores."),
+        typer.Option(help="NAME=SPEC; SPEC: bicubic, builtin, realesrgan-ncnn, a model folder or hub id, a folder of outputs, "
+                     "a model file, a JSON file of published scores."),
     ] = None,
     metrics: Annotated[str, typer.Option(help="Names with commas between.")] = "psnr,ssim,lpips,dists,niqe",
     weights: Annotated[Path | None, typer.Option(help="Folder with the metrics' weights in torch_home.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for records and tables.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for records, tables, report.")] = None,
 ) -> None:
     """Compare methods on pictures by metrics; the same command goes on where a stopped one ended."""
     with _one_line_errors():
@@ -456,7 +460,9 @@ def evaluate(
                 methods={name: spec for name, _, spec in (each.partition("=") for each in method)},
                 metrics=metrics.split(","), weights=weights)
         errors = Console(stderr=True)
-        folder = evaluation.evaluate(settings, lambda line: errors.print(_line(line), soft_wrap=True))
+        with _CountProgress(errors, "images") as progress:
+            folder = evaluation.evaluate(settings, lambda line: errors.print(_line(line), soft_wrap=True),
+                                         progress.show)
         typer.echo((folder / "table.md").read_text())
 
 

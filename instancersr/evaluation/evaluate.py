@@ -3,72 +3,85 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image
-from pydantic import Field
 from torch import Tensor
 
 from ..training.config import Section
-from .benchmarks import Benchmark, Item, pair_folders
-from .methods import Method, digest, rgb
+from .benchmarks import Benchmark, BenchmarkConfig, Item, open_benchmark
+from .methods import COSTS, Method, digest, rgb
 from .metrics import METRICS, Metric, load_metrics
+from .peers import MethodError
+from .report import report
+from .tables import SummaryRow, html, html_page, latex, make_tables, markdown
 
 RESAMPLES = 2000
+WHOLE_SET = "(all)"
+"""The image of a record that is about all pictures of a benchmark together, such as FID."""
 
+RECORD = ("benchmark", "method", "image", "metric", "value")
 Record = tuple[str, str, str, str, float]
-"""benchmark, method, image, metric, value."""
-
-
-class BenchmarkConfig(Section):
-    """Folders of inputs and truths; without `hr`, metrics that need the truth are left out."""
-
-    lr: Path
-    hr: Path | None = None
-    scale: int = Field(4, ge=1)
 
 
 class EvaluationConfig(Section):
-    """What is compared on what, by which metrics; `methods` are name: SPEC."""
+    """What is compared on what, by which metrics; `methods` are name: SPEC, or {spec: SPEC} and settings."""
 
     output: Path
     benchmarks: dict[str, BenchmarkConfig]
-    methods: dict[str, str]
+    methods: dict[str, str | dict[str, Any]]
     metrics: list[str] = ["psnr", "ssim", "lpips", "dists", "niqe"]
     weights: Path | None = None
     """A folder with the metrics' weights in torch_home."""
 
 
-def evaluate(config: EvaluationConfig, tell: Callable[[str], None] = lambda line: None) -> Path:
-    """Measures what is not measured yet and writes records.csv, summary.csv and table.md into `config.output`.
+def evaluate(config: EvaluationConfig, tell: Callable[[str], None] = lambda line: None,
+             show: Callable[[int, int], None] = lambda done, total: None) -> Path:
+    """Measures what is not measured yet and writes records, summary, tables and report into `config.output`.
 
-    `seconds`, the time an output took, is recorded as a metric of methods that ran here.
+    records.csv and records.parquet, summary.csv, table.md, table.tex and table.html, report.html.
+    What an output cost, `COSTS`, is recorded like metrics for methods that ran here. A method that cannot run here, or
+    fails, is left out with the reason.
 
     Args:
         tell: gets lines for a person: what is left out and why, progress.
+        show: gets how many images, of each method, are measured in this run and how many will be.
 
     Raises:
         UserError: files are missing or do not fit each other, or a name is unknown; before anything is computed.
     """
-    benchmarks = [pair_folders(name, each.lr, each.hr, each.scale) for name, each in config.benchmarks.items()]
     methods = [Method(name, spec) for name, spec in config.methods.items()]
+    benchmarks = _open_benchmarks(config)
     for method in methods:
         for benchmark in benchmarks:
             method.check(benchmark)
     if config.weights:
         os.environ["TORCH_HOME"] = str(config.weights.resolve() / "torch_home")
     metrics, missing = load_metrics(config.metrics)
+    missing |= {method.name: reason for method in methods if (reason := method.missing())}
+    notes: list[str] = []
+
+    def leave_out(name: str, reason: str) -> None:
+        notes.append(f"{name} is left out: {reason}")
+        tell(notes[-1])
+
     for name, reason in missing.items():
-        tell(f"{name} is left out: {reason}")
+        leave_out(name, reason)
+    methods = [method for method in methods if method.name not in missing]
     config.output.mkdir(parents=True, exist_ok=True)
     journal = Journal(config.output / "journal.jsonl")
+    total = sum(_unmeasured(method, benchmark, metrics, journal)
+                for method in methods if not method.published for benchmark in benchmarks)
+    done = itertools.count(1)
+    show(0, total)
     records: list[Record] = []
     for benchmark in benchmarks:
         for method in methods:
@@ -76,14 +89,30 @@ def evaluate(config: EvaluationConfig, tell: Callable[[str], None] = lambda line
                 records += [(benchmark.name, method.name, image, metric, scores[metric])
                             for image, scores in method.scores(benchmark).items()
                             for metric in config.metrics if metric in scores]
-            else:
-                records += _measure(method, benchmark, metrics, journal, config.output, tell)
+                continue
+            try:
+                records += _measure(method, benchmark, metrics, journal, config.output, tell, leave_out,
+                                    lambda: show(next(done), total))
+            except MethodError as error:
+                leave_out(f"{method.name} on {benchmark.name}", str(error))
     summary = summarize(records)
-    _write_csv(config.output / "records.csv", ("benchmark", "method", "image", "metric", "value"), records)
+    _write_csv(config.output / "records.csv", RECORD, records)
+    _write_parquet(config.output / "records.parquet", RECORD, records, tell)
     _write_csv(config.output / "summary.csv", ("benchmark", "method", "metric", "mean", "low", "high", "n"), summary)
-    left_out = "".join(f"\n{name} is left out: {reason}\n" for name, reason in missing.items())
-    _replace(config.output / "table.md", markdown(summary) + published(config.benchmarks) + left_out)
+    tables = make_tables(summary, {method.name for method in methods if method.published})
+    _replace(config.output / "table.md", markdown(tables, notes))
+    _replace(config.output / "table.tex", latex(tables, notes))
+    _replace(config.output / "table.html", html_page(html(tables, notes)))
+    _replace(config.output / "report.html", report(benchmarks, methods, records, config.output, html(tables, notes)))
     return config.output
+
+
+def _open_benchmarks(config: EvaluationConfig) -> list[Benchmark]:
+    """In their order; those whose inputs have to be made come last, so that a mistake in another stops before that."""
+    work = config.output / "synthetic"
+    last = sorted(config.benchmarks, key=lambda name: config.benchmarks[name].preset is not None)
+    opened = {name: open_benchmark(name, config.benchmarks[name], work) for name in last}
+    return [opened[name] for name in config.benchmarks]
 
 
 class Journal:
@@ -118,7 +147,7 @@ class Journal:
             return file.read() == b"\n"
 
 
-def summarize(records: Iterable[Record]) -> list[tuple[str, str, str, float, float, float, int]]:
+def summarize(records: Iterable[Record]) -> list[SummaryRow]:
     """Mean over images and its 95 % interval by the percentile bootstrap, for each benchmark, method and metric."""
     groups: dict[tuple[str, str, str], list[float]] = {}
     for benchmark, method, _, metric, value in records:
@@ -131,80 +160,104 @@ def summarize(records: Iterable[Record]) -> list[tuple[str, str, str, float, flo
     return rows
 
 
-def markdown(summary: Iterable[tuple[str, str, str, float, float, float, int]]) -> str:
-    """A table of means, a row a method and a column a metric, for each benchmark."""
-    means = {(benchmark, method, metric): mean for benchmark, method, metric, mean, *_ in summary}
-    text = ""
-    for benchmark in dict.fromkeys(key[0] for key in means):
-        methods = dict.fromkeys(key[1] for key in means if key[0] == benchmark)
-        metrics = dict.fromkeys(key[2] for key in means if key[0] == benchmark)
-        text += f"## {benchmark}\n\n| method | {' | '.join(map(_heading, metrics))} |\n"
-        text += "|---" * (len(metrics) + 1) + "|\n"
-        for method in methods:
-            cells = (means.get((benchmark, method, metric)) for metric in metrics)
-            text += f"| {method} | {' | '.join('' if mean is None else f'{mean:.4f}' for mean in cells)} |\n"
-        text += "\n"
-    return text
+def _version(source: str, benchmark: Benchmark, item: Item) -> str:
+    """Changes when the method, whose fingerprint is `source`, the input or the truth does."""
+    return digest(f"{source} {benchmark.scale}", *(path for path in (item.lr, item.hr) if path))
 
 
-def published(benchmarks: Iterable[str]) -> str:
-    """Tables of published scores of those of the benchmarks that papers know by this name, marked as such."""
-    known = yaml.safe_load((Path(__file__).parent / "published.yaml").read_text())
-    rows = [(f"{name} (published, not measured here: {known['source']})", method, metric, mean, mean, mean, 0)
-            for name in benchmarks for metric, scores in known["benchmarks"].get(name, {}).items()
-            for method, mean in scores.items()]
-    return markdown(rows)
+def _wanted(metrics: Iterable[str], item: Item) -> list[str]:
+    return [name for name in metrics if not METRICS[name].of_set and (item.hr or not METRICS[name].needs_truth)]
 
 
-def _heading(metric: str) -> str:
-    less_is_better = metric == "seconds" or METRICS[metric].less_is_better
-    return f"{metric} {'↓' if less_is_better else '↑'}"
+def _unknown(method: Method, benchmark: Benchmark, item: Item, metrics: Iterable[str], journal: Journal,
+             version: str) -> list[str]:
+    """Metrics of an image that are not in the journal yet, and `seconds` where its output has not been made."""
+    names = _wanted(metrics, item) + ([] if method.finished else ["seconds"])
+    return [name for name in names if journal.get(benchmark.name, method.name, item.name, name, version) is None]
+
+
+def _unmeasured(method: Method, benchmark: Benchmark, metrics: Iterable[str], journal: Journal) -> int:
+    """Images that are not done yet."""
+    source = method.fingerprint()
+    return sum(bool(_unknown(method, benchmark, item, metrics, journal, _version(source, benchmark, item)))
+               for item in benchmark.items)
 
 
 def _measure(method: Method, benchmark: Benchmark, metrics: dict[str, Metric], journal: Journal, output: Path,
-             tell: Callable[[str], None]) -> list[Record]:
+             tell: Callable[[str], None], leave_out: Callable[[str, str], None],
+             advance: Callable[[], None]) -> list[Record]:
     records: list[Record] = []
+    failed: dict[str, str] = {}
     source = method.fingerprint()
-    folder = output / "outputs" / benchmark.name / method.name
     started, computed = time.monotonic(), 0
     for item in benchmark.items:
-        version = digest(f"{source} {benchmark.scale}", *(path for path in (item.lr, item.hr) if path))
-        wanted = [name for name in metrics if item.hr or not METRICS[name].needs_truth]
+        version, wanted = _version(source, benchmark, item), _wanted(metrics, item)
 
         def known(name: str, item: Item = item, version: str = version) -> float | None:
             return journal.get(benchmark.name, method.name, item.name, name, version)
 
-        todo = [name for name in wanted if known(name) is None]
-        if todo:
+        if todo := _unknown(method, benchmark, item, metrics, journal, version):
             computed += 1
-            picture = _output(method, benchmark, item, folder / f"{item.name}.png", version, journal)
+            picture = _output(method, benchmark, item, output, version, journal)
             truth = tensor(rgb(item.hr)) if item.hr else picture
-            for name in todo:
-                with torch.inference_mode():
-                    value = metrics[name](picture, truth).item()
-                journal.add(value, benchmark.name, method.name, item.name, name, version)
-        shown = wanted if method.finished else [*wanted, "seconds"]
+            for name in wanted:
+                if name not in todo:
+                    continue
+                try:
+                    with torch.inference_mode():
+                        value = metrics[name](picture, truth).item()
+                except (RuntimeError, ValueError, AssertionError) as error:  # as of a picture too small for the metric
+                    failed.setdefault(name, f"{item.name}: {error}")
+                else:
+                    journal.add(value, benchmark.name, method.name, item.name, name, version)
+            advance()
         records += [(benchmark.name, method.name, item.name, name, value)
-                    for name in shown if (value := known(name)) is not None]
+                    for name in [*wanted, *COSTS] if (value := known(name)) is not None]
+    for name, reason in failed.items():
+        leave_out(f"{name} of some images of {method.name} on {benchmark.name}", reason)
+    records += _measure_set(method, benchmark, metrics, journal, output, source)
     rate = computed / max(time.monotonic() - started, 1e-9)
     tell(f"{benchmark.name}, {method.name}: {len(benchmark.items)} images, {computed} of them now, {rate:.2f} images/s")
     return records
 
 
-def _output(method: Method, benchmark: Benchmark, item: Item, path: Path, version: str, journal: Journal) -> Tensor:
+def _measure_set(method: Method, benchmark: Benchmark, metrics: dict[str, Metric], journal: Journal, output: Path,
+                 source: str) -> list[Record]:
+    """Metrics of all pictures together, once every output is there; their image is `WHOLE_SET`."""
+    truths = [item.hr for item in benchmark.items if item.hr]
+    wanted = [name for name in metrics if METRICS[name].of_set and len(truths) == len(benchmark.items)]
+    finished = method.outputs(benchmark) if method.finished else {}
+    files = [finished.get(item.name) or _path(output, benchmark, method, item) for item in benchmark.items]
+    version = digest(f"{source} {benchmark.scale}", *(item.lr for item in benchmark.items), *truths)
+    records = []
+    for name in wanted:
+        value = journal.get(benchmark.name, method.name, WHOLE_SET, name, version)
+        if value is None:
+            value = metrics[name](files, truths).item()
+            journal.add(value, benchmark.name, method.name, WHOLE_SET, name, version)
+        records.append((benchmark.name, method.name, WHOLE_SET, name, value))
+    return records
+
+
+def _path(output: Path, benchmark: Benchmark, method: Method, item: Item) -> Path:
+    return output / "outputs" / benchmark.name / method.name / f"{item.name}.png"
+
+
+def _output(method: Method, benchmark: Benchmark, item: Item, output: Path, version: str, journal: Journal) -> Tensor:
     """The output, kept as a PNG unless it is a finished one; the journal knows of which version the PNG is."""
+    path, work = _path(output, benchmark, method, item), output / "commands" / benchmark.name / method.name
     if method.finished:
-        return tensor(method.output(item, benchmark))
-    key = (benchmark.name, method.name, item.name, "seconds", version)
-    if journal.get(*key) is None or not path.exists():
-        started = time.monotonic()
-        picture = method.output(item, benchmark)
-        seconds = time.monotonic() - started
+        return tensor(method.output(item, benchmark, work).picture)
+    key = (benchmark.name, method.name, item.name)
+    if journal.get(*key, "seconds", version) is None or not path.exists():
+        made = method.output(item, benchmark, work)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
-        picture.save(part, format="PNG")
+        made.picture.save(part, format="PNG")
         part.replace(path)
-        journal.add(seconds, *key)
+        for name in COSTS:  # seconds are the last: they say that the output is there
+            if name in made.costs:
+                journal.add(made.costs[name], *key, name, version)
     return tensor(rgb(path))
 
 
@@ -220,7 +273,21 @@ def _write_csv(path: Path, head: tuple[str, ...], rows: Iterable[tuple]) -> None
     part.replace(path)
 
 
+def _write_parquet(path: Path, head: tuple[str, ...], rows: Sequence[tuple], tell: Callable[[str], None]) -> None:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        path.unlink(missing_ok=True)  # an earlier one would not be that of these records
+        tell(f"{path.name} is left out: it needs more packages ({error}); pip install 'instancersr[eval]'")
+        return
+    part = path.with_suffix(".part")
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[]] * len(head)
+    pyarrow.parquet.write_table(pyarrow.table(dict(zip(head, columns, strict=True))), part)
+    part.replace(path)
+
+
 def _replace(path: Path, text: str) -> None:
     part = path.with_suffix(".part")
-    part.write_text(text)
+    part.write_text(text, encoding="utf-8")
     part.replace(path)

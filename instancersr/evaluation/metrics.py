@@ -5,14 +5,27 @@ PSNR and SSIM are scikit-image's on Y of ITU-R BT.601, as StableSR and OSEDiff t
 
 from __future__ import annotations
 
+import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
+
+PATIENCE = 60.0
+"""Seconds that a metric may take to load and fetch its weights: a dead network must not stop an evaluation."""
+FID_PATCH = 256
+"""Side of FID's patches in pixels."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -20,12 +33,13 @@ class MetricSpec:
     """A metric of the tables.
 
     pyiqa_name: what pyiqa calls it; None: scikit-image's. less_is_better: the direction. needs_truth: whether it
-    compares with the truth.
+    compares with the truth. of_set: one score for all pictures of a benchmark together, not one each.
     """
 
     pyiqa_name: str | None
     less_is_better: bool
     needs_truth: bool = True
+    of_set: bool = False
 
 
 METRICS = {
@@ -39,9 +53,10 @@ METRICS = {
     "clipiqa": MetricSpec("clipiqa", False, needs_truth=False),
     "clipiqa+": MetricSpec("clipiqa+_vitL14_512", False, needs_truth=False),
     "liqe": MetricSpec("liqe", False, needs_truth=False),
+    "fid": MetricSpec("fid", True, of_set=True),  # on patches
 }
 
-Metric = Callable[[Tensor, Tensor], Tensor]
+Metric = Callable[[Any, Any], Tensor]
 
 
 def load_metrics(names: Sequence[str]) -> tuple[dict[str, Metric], dict[str, str]]:
@@ -51,8 +66,9 @@ def load_metrics(names: Sequence[str]) -> tuple[dict[str, Metric], dict[str, str
         names: keys of METRICS.
 
     Returns:
-        Name -> function of output and truth, (B, 3, H, W) in [0, 1] each, that gives (B,) scores; and name -> reason,
-        one line, for those whose weights are missing and cannot be fetched.
+        Name -> function of output and truth, (B, 3, H, W) in [0, 1] each, that gives (B,) scores, or for a metric of
+        sets of the list of output files and that of truth files, that gives (1,); and name -> reason, one line, for
+        those whose weights are missing and cannot be fetched in `PATIENCE` seconds.
 
     Raises:
         UserError: a name is unknown.
@@ -62,12 +78,41 @@ def load_metrics(names: Sequence[str]) -> tuple[dict[str, Metric], dict[str, str
     for name in names:
         spec = metric_spec(name)
         try:
-            loaded[name] = _on_luma(name) if spec.pyiqa_name is None else _pyiqa(spec)
+            loaded[name] = _on_luma(name) if spec.pyiqa_name is None else within(PATIENCE, partial(_pyiqa, spec))
         except ImportError as error:
             missing[name] = f"it needs more packages ({error}); pip install 'instancersr[eval]'"
+        except TimeoutError:
+            missing[name] = (f"its weights were not there after {PATIENCE:.0f} s; fetch them once with python -c "
+                             f"\"import pyiqa; pyiqa.create_metric('{spec.pyiqa_name}')\"")
         except Exception as error:  # hubs, downloads and torch.load have their own exceptions
             missing[name] = f"its weights are missing and could not be fetched ({type(error).__name__})"
     return loaded, missing
+
+
+def within(seconds: float, make: Callable[[], T]) -> T:
+    """What `make` returns, or raises.
+
+    Raises:
+        TimeoutError: it takes longer. It goes on in the background, as a download cannot be stopped from outside, but
+            does not keep the process from ending.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(make())
+        except BaseException as error:  # raised again below, in the caller's thread
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise TimeoutError(f"not done after {seconds} s")
+    return results[0]
 
 
 def metric_spec(name: str) -> MetricSpec:
@@ -86,9 +131,39 @@ def _pyiqa(spec: MetricSpec) -> Metric:
     import pyiqa
 
     metric = pyiqa.create_metric(spec.pyiqa_name)
+    if spec.of_set:
+        return lambda outputs, truths: torch.tensor([_fid(metric, outputs, truths)])
     if spec.needs_truth:
         return lambda output, truth: metric(output, truth).flatten()
     return lambda output, _truth: metric(output).flatten()
+
+
+def _fid(metric: Any, outputs: Sequence[Path], truths: Sequence[Path]) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        made, true = Path(folder, "outputs"), Path(folder, "truths")
+        write_patches(outputs, made)
+        write_patches(truths, true)
+        return float(metric(str(made), str(true), num_workers=0, verbose=False))
+
+
+def write_patches(files: Sequence[Path], folder: Path) -> None:
+    """Cuts pictures into squares for FID, as Mentzer et al. (2020, arXiv:2006.09965, appendix A.7) do.
+
+    A grid of squares of `FID_PATCH` pixels from the top left, and the same grid half a square further down and right; a
+    picture that is smaller than a square is one patch as it is. The score depends on how many there are: compare it
+    only between methods on the same benchmark.
+    """
+    folder.mkdir()
+    for number, file in enumerate(files):
+        with Image.open(file) as opened:
+            picture = opened.convert("RGB")
+        half = FID_PATCH // 2
+        corners = [(left, top) for first in (0, half)
+                   for top in range(first, picture.height - FID_PATCH + 1, FID_PATCH)
+                   for left in range(first, picture.width - FID_PATCH + 1, FID_PATCH)]
+        for index, (left, top) in enumerate(corners or [(0, 0)]):
+            box = (left, top, left + FID_PATCH, top + FID_PATCH) if corners else None
+            (picture.crop(box) if box else picture).save(folder / f"{number:05d}_{index:03d}.png")
 
 
 def _on_luma(name: str) -> Metric:

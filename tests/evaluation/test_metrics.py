@@ -1,6 +1,7 @@
 """Metrics against the per-image scores that OSEDiff's authors published."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from instancersr.errors import UserError
-from instancersr.evaluation.metrics import METRICS, load_metrics
+from instancersr.evaluation.metrics import FID_PATCH, METRICS, load_metrics, within, write_patches
 
 TOLERANCE = {"psnr": 0.01, "ssim": 0.001, "lpips": 0.001, "dists": 0.002}
 
@@ -30,6 +31,17 @@ def test_published_scores_are_reproduced(shared, name):
         assert score == pytest.approx(published[path.name][name.upper()], abs=TOLERANCE[name]), path.name
 
 
+def test_published_mean_of_niqe_is_reproduced(shared):
+    """The published scores were computed on floats, before outputs were rounded to PNGs: only means compare."""
+    loaded, missing = load_metrics(["niqe"])
+    if missing:
+        pytest.skip(f"niqe: {missing['niqe']}")
+    published = json.loads((shared / "realsr" / "osediff_scores.json").read_text())
+    outputs = sorted((shared / "realsr" / "osediff").glob("*.png"))
+    ours = [loaded["niqe"](load(path), None).item() for path in outputs]
+    assert np.mean(ours) == pytest.approx(np.mean([published[path.name]["NIQE"] for path in outputs]), abs=0.05)
+
+
 def test_psnr_of_a_known_error_on_every_pixel():
     loaded, _ = load_metrics(["psnr", "ssim"])
     truth = torch.full((2, 3, 32, 32), 0.5)
@@ -41,9 +53,32 @@ def test_psnr_of_a_known_error_on_every_pixel():
 
 
 def test_directions_are_those_of_the_papers():
-    assert {name for name, spec in METRICS.items() if spec.less_is_better} == {"lpips", "dists", "niqe"}
+    assert {name for name, spec in METRICS.items() if spec.less_is_better} == {"lpips", "dists", "niqe", "fid"}
 
 
 def test_an_unknown_metric_is_named():
     with pytest.raises(UserError, match="'psrn' is unknown; choose from psnr"):
         load_metrics(["psrn"])
+
+
+def test_a_download_that_hangs_is_given_up_and_an_error_is_passed_on():
+    never = threading.Event()
+    with pytest.raises(TimeoutError, match=r"0\.05 s"):
+        within(0.05, never.wait)
+    with pytest.raises(ZeroDivisionError):
+        within(5, lambda: 1 / 0)
+    assert within(5, lambda: "loaded") == "loaded"
+    never.set()
+
+
+def test_patches_are_two_grids_half_a_square_apart_and_a_small_picture_is_one(tmp_path):
+    rng = np.random.default_rng(0)
+    half = FID_PATCH // 2
+    pixels = rng.integers(0, 256, (FID_PATCH + half, 2 * FID_PATCH, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    Image.fromarray(pixels[:40, :50]).save(tmp_path / "small.png")
+    write_patches([tmp_path / "large.png", tmp_path / "small.png"], tmp_path / "patches")
+    found = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "patches").iterdir())]
+    expected = [pixels[:FID_PATCH, :FID_PATCH], pixels[:FID_PATCH, FID_PATCH:],
+                pixels[half:, half : half + FID_PATCH], pixels[:40, :50]]
+    assert len(found) == 4 and all(np.array_equal(f, e) for f, e in zip(found, expected, strict=True))
