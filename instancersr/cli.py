@@ -414,7 +414,8 @@ class _CountProgress:
         if not self._errors.is_terminal and now - self._told >= 60:
             self._told = now
             left = (total - done) / rate / 60 if rate else float("inf")
-            self._errors.print(_line(f"{done} of {total} {self._unit}, {rate:.1f} {self._unit}/s, {left:.0f} minutes left"))
+            self._errors.print(_line(f"{done} of {total} {self._unit}, {rate:.1f} {self._unit}/s, "
+                                     f"{left:.0f} minutes left"))
 
 
 # -------------------------------------------------------------------------------------------------- evaluate
@@ -430,8 +431,8 @@ def evaluate(
     hr: Annotated[Path | None, typer.Option(help="Folder of truths; names may differ by _LR4, _HR or _x4.")] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=SPEC; SPEC: bicubic, builtin, realesrgan-ncnn, a model folder or hub id, a folder of outputs, "
-                     "a model file, a JSON file of published scores."),
+        typer.Option(help="NAME=SPEC; SPEC: bicubic, builtin, realesrgan-ncnn, a model folder or hub id, a folder of "
+                     "outputs, a model file, a JSON file of published scores."),
     ] = None,
     metrics: Annotated[str, typer.Option(help="Names with commas between.")] = "psnr,ssim,lpips,dists,niqe",
     weights: Annotated[Path | None, typer.Option(help="Folder with the metrics' weights in torch_home.")] = None,

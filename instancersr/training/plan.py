@@ -45,7 +45,7 @@ GPUS = {gpu.name: gpu for gpu in (
     Gpu("H200", 989.4, 141, 700, "NVIDIA H200 Tensor Core GPU data sheet, SXM; half of the figure with sparsity"),
     Gpu("A100", 312, 80, 400, "NVIDIA A100 Tensor Core GPU data sheet, 80 GB SXM4"),
     Gpu("A100-40GB", 312, 40, 400, "NVIDIA A100 Tensor Core GPU architecture white paper, 40 GB SXM4"),
-    Gpu("L40S", 362, 48, 350, "NVIDIA L40S data sheet; half of the figure with sparsity"),
+    Gpu("L40S", 362, 48, 350, "NVIDIA L40S data sheet, without sparsity"),
     Gpu("RTX4090", 165.2, 24, 450, "NVIDIA Ada GPU architecture white paper, fp32 accumulation"),
     Gpu("RTX3090", 71, 24, 350, "NVIDIA Ampere GA102 GPU architecture white paper, fp32 accumulation"),
 )}
