@@ -16,12 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..errors import UserError
 from ..training.config import Section
 from .benchmarks import Benchmark, BenchmarkConfig, Item, open_benchmark
+from .figures import Box, comparison_figure
 from .methods import COSTS, Method, digest, rgb
 from .metrics import METRICS, Metric, load_metrics
 from .peers import MethodError
-from .report import report
+from .report import output_pictures, report
 from .tables import SummaryRow, html, html_page, latex, make_tables, markdown
 
 RESAMPLES = 2000
@@ -41,13 +43,16 @@ class EvaluationConfig(Section):
     metrics: list[str] = ["psnr", "ssim", "lpips", "dists", "niqe"]
     weights: Path | None = None
     """A folder with the metrics' weights in torch_home."""
+    boxes: dict[str, dict[str, tuple[int, int, int, int]]] = {}
+    """Benchmark -> image -> left, top, width and height of what Figure 3 enlarges, in pixels of the truth."""
 
 
 def evaluate(config: EvaluationConfig, tell: Callable[[str], None] = lambda line: None,
              show: Callable[[int, int], None] = lambda done, total: None) -> Path:
     """Measures what is not measured yet and writes records, summary, tables and report into `config.output`.
 
-    records.csv and records.parquet, summary.csv, table.md, table.tex and table.html, report.html.
+    records.csv and records.parquet, summary.csv, table.md, table.tex and table.html, report.html; with `boxes`,
+    figures/figure3-comparison.png and .svg.
     What an output cost, `COSTS`, is recorded like metrics for methods that ran here. A method that cannot run here, or
     fails, is left out with the reason.
 
@@ -63,6 +68,7 @@ def evaluate(config: EvaluationConfig, tell: Callable[[str], None] = lambda line
     for method in methods:
         for benchmark in benchmarks:
             method.check(benchmark)
+    boxes = _boxes(config, benchmarks)
     if config.weights:
         os.environ["TORCH_HOME"] = str(config.weights.resolve() / "torch_home")
     metrics, missing = load_metrics(config.metrics)
@@ -95,16 +101,44 @@ def evaluate(config: EvaluationConfig, tell: Callable[[str], None] = lambda line
                                     lambda: show(next(done), total))
             except MethodError as error:
                 leave_out(f"{method.name} on {benchmark.name}", str(error))
-    summary = summarize(records)
-    _write_csv(config.output / "records.csv", RECORD, records)
-    _write_parquet(config.output / "records.parquet", RECORD, records, tell)
-    _write_csv(config.output / "summary.csv", ("benchmark", "method", "metric", "mean", "low", "high", "n"), summary)
-    tables = make_tables(summary, {method.name for method in methods if method.published})
-    _replace(config.output / "table.md", markdown(tables, notes))
-    _replace(config.output / "table.tex", latex(tables, notes))
-    _replace(config.output / "table.html", html_page(html(tables, notes)))
-    _replace(config.output / "report.html", report(benchmarks, methods, records, config.output, html(tables, notes)))
+    _write_results(config.output, benchmarks, methods, records, notes, tell)
+    if boxes:
+        rows = [(output_pictures(benchmark, item, methods, config.output), box) for benchmark, item, box in boxes]
+        comparison_figure(rows, config.output / "figures" / "figure3-comparison")
     return config.output
+
+
+def _write_results(output: Path, benchmarks: Sequence[Benchmark], methods: Sequence[Method],
+                   records: Sequence[Record], notes: Sequence[str], tell: Callable[[str], None]) -> None:
+    summary = summarize(records)
+    _write_csv(output / "records.csv", RECORD, records)
+    _write_parquet(output / "records.parquet", RECORD, records, tell)
+    _write_csv(output / "summary.csv", ("benchmark", "method", "metric", "mean", "low", "high", "n"), summary)
+    tables = make_tables(summary, {method.name for method in methods if method.published})
+    _replace(output / "table.md", markdown(tables, notes))
+    _replace(output / "table.tex", latex(tables, notes))
+    _replace(output / "table.html", html_page(html(tables, notes)))
+    _replace(output / "report.html", report(benchmarks, methods, records, output, html(tables, notes)))
+
+
+def _boxes(config: EvaluationConfig, benchmarks: Sequence[Benchmark]) -> list[tuple[Benchmark, Item, Box]]:
+    """What Figure 3 shows.
+
+    Raises:
+        UserError: there is no such benchmark or image, it has no truth, or the box leaves it.
+    """
+    items = {benchmark.name: {item.name: item for item in benchmark.items} for benchmark in benchmarks}
+    found = []
+    for name, images in config.boxes.items():
+        for image, values in images.items():
+            item = items.get(name, {}).get(image)
+            if item is None or item.hr is None:
+                raise UserError(f"boxes.{name}.{image}: no such image with a truth in the benchmarks")
+            box, (width, height) = Box(*values), rgb(item.hr).size
+            if min(values) < 0 or box.left + box.width > width or box.top + box.height > height:
+                raise UserError(f"boxes.{name}.{image}: {list(values)} leaves the picture, {width}x{height}")
+            found.append((next(each for each in benchmarks if each.name == name), item, box))
+    return found
 
 
 def _open_benchmarks(config: EvaluationConfig) -> list[Benchmark]:

@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 from PIL import Image
 
 from .benchmarks import Benchmark, Item
@@ -50,6 +51,18 @@ def report(benchmarks: Sequence[Benchmark], methods: Sequence[Method],
                                  {method.name for method in methods if method.published}, output))
     page = (Path(__file__).parent / "report_template.html").read_text(encoding="utf-8")
     return page.replace("<!-- means -->", means).replace("<!-- sections -->", "\n".join(sections))
+
+
+def output_pictures(benchmark: Benchmark, item: Item, methods: Sequence[Method], output: Path) -> dict[str, np.ndarray]:
+    """Pictures of an item for Figure 3, (H, W, 3) uint8: input, the methods that have one, truth."""
+    lr = rgb(item.lr)
+    size = (lr.width * benchmark.scale, lr.height * benchmark.scale)
+    pictures = {"input": np.asarray(lr.resize(size, Image.Resampling.NEAREST))}
+    for method in methods:
+        path = _files(method, benchmark, [item.name], output).get(item.name)
+        if path:
+            pictures[method.name] = np.asarray(rgb(path))
+    return pictures | ({"truth": np.asarray(rgb(item.hr))} if item.hr else {})
 
 
 def _files(method: Method, benchmark: Benchmark, measured: Iterable[str], output: Path) -> dict[str, Path]:

@@ -108,7 +108,7 @@ class TrainConfig(Section):
     batch: int = Field(32, gt=0)
     """Images of one optimizer step."""
     micro_batch: int | None = Field(None, gt=0)
-    """Images of one forward pass of a process; gradients are accumulated to its share of the batch. None: all at once."""
+    """Images of one forward pass of a process; gradients are accumulated to its share of the batch. None: all of it."""
     seed: int = 0
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"

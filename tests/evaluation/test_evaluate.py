@@ -167,3 +167,16 @@ def test_parquet_holds_the_records_of_the_csv(folders):
     folder = evaluate(configuration(folders, cubic="bicubic"))
     table = parquet.read_table(folder / "records.parquet").to_pylist()
     assert [{name: str(value) for name, value in row.items()} for row in table] == rows(folder / "records.csv")
+
+
+def test_figure_3_has_input_outputs_and_truth_and_a_wrong_box_is_named(folders):
+    pytest.importorskip("matplotlib")
+    config = configuration(folders, cubic="bicubic", done=str(folders / "outputs"))
+    folder = evaluate(config.model_copy(update={"boxes": {"tiny": {"a": (10, 20, 30, 20)}}}))
+    text = (folder / "figures" / "figure3-comparison.svg").read_text()
+    assert text.count("<image") == 5  # the truth whole, then the box of input, two outputs and truth
+    assert (folder / "figures" / "figure3-comparison.png").exists()
+    for image, box, message in (("a", (80, 0, 30, 20), "leaves the picture, 96x64"),
+                                ("c", (0, 0, 9, 9), "no such image")):
+        with pytest.raises(UserError, match=rf"boxes\.tiny\.{image}: .*{message}"):
+            evaluate(config.model_copy(update={"boxes": {"tiny": {image: box}}}))
