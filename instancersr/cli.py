@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +33,9 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
 
 SMALLEST_TILE = 16
+
+PIPE = Path("-")
+"""Stands for stdin as an input, and for stdout as the output."""
 
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -104,17 +109,23 @@ def upscale(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; without it, what torch chooses.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON record a picture on stdout.")] = False,
 ) -> None:
-    """Upscale pictures: read, restore, enlarge, and keep EXIF, colour profile and transparency."""
+    """Upscale pictures: read, restore, enlarge, and keep EXIF, colour profile and transparency.
+
+    "-" is a picture on stdin, "-o -" writes it to stdout.
+    """
     _check_tile(tile)
-    with _one_line_errors():
+    to_stdout = output == PIPE
+    with _one_line_errors(), _piped(inputs, output, _suffix(format), as_json or instances) as (inputs, output):
         from instancersr.inference.batch import find_problems, plan_jobs, run_jobs
 
         jobs = plan_jobs(inputs, output, f"_x{scale:g}", _suffix(format), instances)
         find_problems(jobs, overwrite)
         done = 0
         try:
-            with _Progress(Console(stderr=True), len(jobs)) as progress:
+            with _Progress(Console(stderr=True), len(jobs), {"seed": seed, "model": model} if as_json else None,
+                           silent=to_stdout) as progress:
 
                 def options() -> dict[str, Any]:
                     return {"num_inference_steps": steps, "generator": _generator(seed), "start_from": start_from,
@@ -130,6 +141,40 @@ def upscale(
         Console(stderr=True).print(Text(f"{done} done, {failed} failed" if failed else f"{done} done"), soft_wrap=True)
         if failed:
             raise typer.Exit(1)
+
+
+@contextmanager
+def _piped(inputs: list[Path], output: Path | None, suffix: str,
+           writes_more: bool) -> Iterator[tuple[list[Path], Path | None]]:
+    """Inputs and output with files in the place of stdin and stdout; at the end the file for stdout is written there.
+
+    Args:
+        suffix: of the picture's file type.
+        writes_more: whether there is more to write than the picture.
+
+    Raises:
+        UserError: more than a single picture would go through the pipe.
+    """
+    if PIPE not in (*inputs, output):
+        yield inputs, output
+        return
+    if len(inputs) != 1 or inputs[0].is_dir():
+        raise UserError("-: a pipe takes one picture; give nothing else")
+    if output is None:
+        raise UserError("-: the picture from stdin needs an --output, such as -o -")
+    if output == PIPE and writes_more:
+        raise UserError("-o -: stdout takes the picture alone; leave out --json and --instances")
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = inputs[0], output
+        if source == PIPE:
+            source = Path(folder, "stdin")
+            source.write_bytes(sys.stdin.buffer.read())
+        if output == PIPE:
+            target = Path(folder, f"stdout{suffix}")
+        yield [source], target
+        if output == PIPE and target.exists():
+            sys.stdout.buffer.write(target.read_bytes())
+            sys.stdout.buffer.flush()
 
 
 def _check_tile(tile: int) -> None:
@@ -192,13 +237,18 @@ def _generator(seed: int) -> Any:
 
 
 class _Progress:
-    """Bars for files and tiles on a terminal, plain lines elsewhere; results on stdout, errors on stderr."""
+    """Bars for files and tiles on a terminal, plain lines elsewhere; results on stdout, errors on stderr.
 
-    def __init__(self, errors: Console, files: int):
+    Args:
+        record: with it, results are JSON records with these values in them, errors too.
+        silent: no lines on stdout, which belongs to a picture.
+    """
+
+    def __init__(self, errors: Console, files: int, record: dict[str, Any] | None = None, silent: bool = False):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._errors = errors
-        self._out = Console()
+        self._errors, self._record = errors, record
+        self._out = errors if silent else Console()
         self._bars: Progress | None = None
         if errors.is_terminal:
             columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
@@ -227,7 +277,9 @@ class _Progress:
     def show(self, result: Result) -> None:
         """What became of a picture."""
         job = result.job
-        if result.error is not None:
+        if self._record is not None:
+            typer.echo(json.dumps(_as_record(result) | self._record))
+        elif result.error is not None:
             self._print(_line(result.error), style="red")
         else:
             for note in result.notes:
@@ -241,6 +293,15 @@ class _Progress:
         """A styled line is for stderr. On a terminal all go through the console that draws the bars."""
         console = self._errors if style or self._bars else self._out
         console.print(line, style=style, soft_wrap=True)
+
+
+def _as_record(result: Result) -> dict[str, Any]:
+    """What became of a picture, for a program; `output` and sizes are null where there is an error."""
+    job, done = result.job, result.error is None
+    return {"input": str(job.source), "output": str(job.output) if done else None,
+            "instances": str(job.instances) if done and job.instances else None,
+            "input_size": result.input_size if done else None, "output_size": result.output_size if done else None,
+            "seconds": round(result.seconds, 3), "notes": result.notes, "error": result.error}
 
 
 # ----------------------------------------------------------------------------------------------------- train
@@ -292,7 +353,7 @@ def ablate(
 # ----------------------------------------------------------------------------------------------------- plan
 
 
-@app.command(epilog="Example:  instancersr plan configs/paper.yaml --gpus 8 --gpu H100 --sharded")
+@app.command(epilog="Example:  instancersr plan configs/paper.yaml --gpus 8 --gpu H100 sharded=true")
 def plan(
     config: Annotated[Path, typer.Argument(help="YAML file of a diffusion run; see the folder configs.")],
     overrides: Annotated[

@@ -1,5 +1,6 @@
 """The command, run for real on a tiny random model: what it writes, refuses, and in how many lines."""
 
+import json
 import os
 import signal
 import struct
@@ -383,3 +384,43 @@ def test_doctor_reports_what_is_broken(tmp_path):
     result = CliRunner().invoke(app, ["doctor", "--model", str(tmp_path)])
     assert result.exit_code == 1 and "BROKEN" in result.stdout and "Traceback" not in result.output
     assert "checks failed" in result.stderr
+
+
+# ---------------------------------------------------------------------------------------- pipes and programs
+
+
+def pipe(tiny_model, given: bytes, *arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "instancersr", "upscale", *arguments, "--model", str(tiny_model), "--steps", "1"]
+    return subprocess.run(command, input=given, capture_output=True, timeout=120, cwd=Path(__file__).parent.parent)
+
+
+def test_a_picture_goes_through_a_pipe(tiny_model, upscale):
+    source = save("a.png")
+    assert upscale(source)[0] == 0
+    done = pipe(tiny_model, source.read_bytes(), "-", "-o", "-")
+    assert done.returncode == 0 and done.stdout == Path("a_x4.png").read_bytes()
+
+
+def test_a_pipe_without_a_picture_is_one_line(tiny_model, tmp_path):
+    done = pipe(tiny_model, b"no picture", "-", "-o", "-")
+    assert done.returncode == 1 and done.stdout == b"" and b"Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 2  # what is wrong with it, and the sum
+
+
+@pytest.mark.parametrize("arguments,message", [
+    (["-"], "needs an --output"), (["-", "a.png", "-o", "out"], "takes one picture"),
+    (["-", "-o", "-", "--json"], "leave out --json")])
+def test_a_pipe_that_cannot_work_is_named(upscale, arguments, message):
+    code, out, errors = upscale(*arguments)
+    assert code == 2 and out == [] and len(errors) == 1 and message in errors[0]
+
+
+def test_json_has_a_record_for_every_picture_the_bad_one_too(upscale):
+    save("in/a.png")
+    Path("in/b.jpg").write_text("no picture")
+    code, out, errors = upscale("in", "-o", "out", "--json", "--instances", "--seed", 5)
+    good, bad = map(json.loads, out)
+    assert code == 1 and good["seed"] == bad["seed"] == 5
+    assert good["error"] is None and good["seconds"] > 0 and good["input_size"] == [20, 16]
+    assert Image.open(good["output"]).size == tuple(good["output_size"]) and Path(good["instances"]).exists()
+    assert bad["output"] is None and "b.jpg" in bad["error"] and errors == ["1 done, 1 failed"]

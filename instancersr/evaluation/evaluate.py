@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,8 @@ def _boxes(config: EvaluationConfig, benchmarks: Sequence[Benchmark]) -> list[tu
         UserError: there is no such benchmark or image, it has no truth, or the box leaves it.
     """
     items = {benchmark.name: {item.name: item for item in benchmark.items} for benchmark in benchmarks}
+    if config.boxes and not find_spec("matplotlib"):
+        raise UserError("boxes: Figure 3 needs matplotlib; pip install 'instancersr[eval]'")
     found = []
     for name, images in config.boxes.items():
         for image, values in images.items():

