@@ -247,8 +247,8 @@ class _Progress:
     def __init__(self, errors: Console, files: int, record: dict[str, Any] | None = None, silent: bool = False):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._errors, self._record = errors, record
-        self._out = errors if silent else Console()
+        self._errors, self._record, self._silent = errors, record, silent
+        self._out = Console()
         self._bars: Progress | None = None
         if errors.is_terminal:
             columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
@@ -284,8 +284,9 @@ class _Progress:
         else:
             for note in result.notes:
                 self._print(_line(f"note: {note}"), style="yellow")
-            sizes = "{}x{} -> {}x{}".format(*result.input_size, *result.output_size)
-            self._print(_line(f"{job.source} -> {job.output} ({sizes}, {result.seconds:.1f} s)"))
+            if not self._silent:
+                sizes = "{}x{} -> {}x{}".format(*result.input_size, *result.output_size)
+                self._print(_line(f"{job.source} -> {job.output} ({sizes}, {result.seconds:.1f} s)"))
         if self._bars:
             self._bars.advance(self._files)
 

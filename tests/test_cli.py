@@ -399,6 +399,7 @@ def test_a_picture_goes_through_a_pipe(tiny_model, upscale):
     assert upscale(source)[0] == 0
     done = pipe(tiny_model, source.read_bytes(), "-", "-o", "-")
     assert done.returncode == 0 and done.stdout == Path("a_x4.png").read_bytes()
+    assert done.stderr.splitlines() == [b"1 done"]
 
 
 def test_a_pipe_without_a_picture_is_one_line(tiny_model, tmp_path):

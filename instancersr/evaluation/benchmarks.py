@@ -176,8 +176,9 @@ def pair_folders(name: str, lr: Path, hr: Path | None, scale: int = 4) -> Benchm
         _complain(f"{name}: no truth in {hr} for", [inputs[key].name for key in inputs if key not in truths])
         _complain(f"{name}: no input in {lr} for", [truths[key].name for key in truths if key not in inputs])
     items = tuple(Item(key, inputs[key], truths.get(key)) for key in sorted(inputs))
+    sizes = {item.name: _enlarged(item, scale) for item in items}  # of all: a file that is no picture is named now
     _complain(f"{name}: the truth is not {scale} times the size of the input for",
-              [item.lr.name for item in items if item.hr and _size(item.hr) != _enlarged(item, scale)])
+              [item.lr.name for item in items if item.hr and _size(item.hr) != sizes[item.name]])
     return Benchmark(name, items, scale)
 
 

@@ -84,12 +84,14 @@ def test_a_missing_output_and_one_of_another_size_are_named(tmp_path):
         pair_outputs("peer", tmp_path / "out", benchmark)
 
 
-def test_a_file_that_is_no_picture_is_named(tmp_path):
+def test_a_file_that_is_no_picture_is_named_before_anything_is_computed(tmp_path):
     save(tmp_path / "LR" / "a.png", (8, 8))
     (tmp_path / "HR").mkdir()
     (tmp_path / "HR" / "a.png").write_text("no picture")
     with pytest.raises(UserError, match=r"HR.a\.png: not a picture"):
         pair_folders("set", tmp_path / "LR", tmp_path / "HR")
+    with pytest.raises(UserError, match=r"HR.a\.png: not a picture"):
+        pair_folders("without truth", tmp_path / "HR", None)
 
 
 @pytest.mark.parametrize("config", [{}, {"hr": "HR"}, {"folder": "a", "lr": "b"}, {"lr": "a", "preset": "seesr"},
