@@ -153,7 +153,7 @@ def _open_benchmarks(config: EvaluationConfig) -> list[Benchmark]:
 
 
 class Journal:
-    """Values that are known already, one JSON line each, on disk as soon as they are known."""
+    """Values that are known already, one JSON line each, out of this process's hands as soon as they are known."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -173,8 +173,6 @@ class Journal:
         self._values[key] = value
         with self._path.open("a") as file:
             file.write(("" if self._ends_a_line() else "\n") + json.dumps([*key, value]) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
 
     def _ends_a_line(self) -> bool:
         with self._path.open("rb") as file:

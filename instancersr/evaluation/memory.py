@@ -16,8 +16,8 @@ class PeakMemory:
     """Peak memory above what the process held when this object was made, so that a model made after it counts.
 
     On a GPU it is what torch allocated there. Elsewhere it is resident memory as Linux counts it, where that can be
-    reset (/proc/self/clear_refs); other systems give None. What the process had freed but kept is handed back first,
-    as it would not be seen when it is used again.
+    reset (/proc/self/clear_refs); other systems give None. What the process had freed but kept is handed back when
+    this object is made, as it would not be seen when it is used again.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,6 @@ class PeakMemory:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
             return
-        _hand_back()
         try:
             Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: resets VmHWM
         except OSError:

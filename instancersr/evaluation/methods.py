@@ -318,6 +318,7 @@ def _ncnn(settings: NcnnSettings) -> Model:
     if settings.gpu >= 0:
         net.set_vulkan_device(settings.gpu)
     net.opt.num_threads = torch.get_num_threads()
+    net.opt.use_winograd63_convolution = False  # tiles of 4 stay in a CPU's cache, those of 6 do not: a fifth faster
     net.load_param(str(folder / f"{NCNN_MODELS[settings.model]}.param"))
     net.load_model(str(folder / f"{NCNN_MODELS[settings.model]}.bin"))
 
