@@ -11,7 +11,7 @@ from PIL import Image
 from instancersr.errors import UserError
 from instancersr.evaluation.metrics import FID_PATCH, METRICS, load_metrics, within, write_patches
 
-TOLERANCE = {"psnr": 0.01, "ssim": 0.001, "lpips": 0.001, "dists": 0.002}
+TOLERANCE = {"psnr": 0.01, "ssim": 0.001, "lpips": 0.001, "dists": 0.002, "niqe": 0.05}
 
 
 def load(path) -> torch.Tensor:
@@ -29,17 +29,6 @@ def test_published_scores_are_reproduced(shared, name):
     for path in outputs:
         score = loaded[name](load(path), load(shared / "realsr" / "HR" / path.name)).item()
         assert score == pytest.approx(published[path.name][name.upper()], abs=TOLERANCE[name]), path.name
-
-
-def test_published_mean_of_niqe_is_reproduced(shared):
-    """The published scores were computed on floats, before outputs were rounded to PNGs: only means compare."""
-    loaded, missing = load_metrics(["niqe"])
-    if missing:
-        pytest.skip(f"niqe: {missing['niqe']}")
-    published = json.loads((shared / "realsr" / "osediff_scores.json").read_text())
-    outputs = sorted((shared / "realsr" / "osediff").glob("*.png"))
-    ours = [loaded["niqe"](load(path), None).item() for path in outputs]
-    assert np.mean(ours) == pytest.approx(np.mean([published[path.name]["NIQE"] for path in outputs]), abs=0.05)
 
 
 def test_psnr_of_a_known_error_on_every_pixel():
