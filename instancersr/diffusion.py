@@ -12,7 +12,8 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from .models import ControlNet, JointDiT
+from .models import ControlNet, DetailDecoder, JointDiT, RestorationNetwork
+from .models.restoration import enlarge
 
 
 def encode(autoencoder: torch.nn.Module, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -34,6 +35,24 @@ def decode(autoencoder: torch.nn.Module, latents: Tensor) -> Tensor:
     """Scaled latents (B, C, h, w) -> pictures (B, 3, 8h, 8w), about [0, 1], not clamped."""
     shift = getattr(autoencoder.config, "shift_factor", None) or 0.0
     return autoencoder.decode(latents / autoencoder.config.scaling_factor + shift).sample / 2 + 0.5
+
+
+def restore(restoration: RestorationNetwork | None, y: Tensor) -> tuple[Tensor | None, Tensor]:
+    """y (B, 3, h, w) in [0, 1] -> the restoration network's features (B, C, h, w), and y-hat (B, 3, 4h, 4w).
+
+    Without a network, no features and the bicubic enlargement.
+    """
+    if restoration is None:
+        return None, enlarge(y)
+    features = restoration.features(y)
+    return features, restoration.render(y, features)
+
+
+def decode_photo(autoencoder: torch.nn.Module, detail_decoder: DetailDecoder | None, z_x: Tensor,
+                 features: Tensor | None) -> Tensor:
+    """As `decode`, and finished by the detail decoder where there is one, which sees the restoration's features."""
+    photo = decode(autoencoder, z_x)
+    return photo if detail_decoder is None else detail_decoder(photo, features)
 
 
 def join(z_x: Tensor, z_m: Tensor) -> Tensor:

@@ -20,10 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 from .. import models
-from ..diffusion import Denoiser, decode, encode, sample, split
+from ..diffusion import Denoiser, decode, decode_photo, encode, restore, sample, split
 from ..instances import decode_id_map
-from ..models import ControlNet, JointDiT, RestorationNetwork
-from ..models.restoration import enlarge
+from ..models import ControlNet, DetailDecoder, JointDiT, RestorationNetwork
 from .color import COLOR_FIXES, match_color
 from .images import read_image
 from .tiling import IdCanvas, Tile, TileCanvas, plan_tiles
@@ -62,15 +61,17 @@ class InstanceRSRPipeline(DiffusionPipeline):
         scheduler: a `DDIMScheduler` with explicit `timestep_spacing`.
         default_steps: sampling steps where the call does not say.
         default_fidelity: fidelity where the call does not say.
+        detail_decoder: the last layers of the photo's decoder, or None; needs a restoration network.
     """
 
-    _optional_components = ["restoration"]
+    _optional_components = ["restoration", "detail_decoder"]
 
     def __init__(self, autoencoder: Any, restoration: RestorationNetwork | None, transformer: JointDiT,
-                 controlnet: ControlNet, scheduler: Any, default_steps: int = 4, default_fidelity: float = 0.0):
+                 controlnet: ControlNet, scheduler: Any, default_steps: int = 4, default_fidelity: float = 0.0,
+                 detail_decoder: DetailDecoder | None = None):
         super().__init__()
         self.register_modules(autoencoder=autoencoder, restoration=restoration, transformer=transformer,
-                              controlnet=controlnet, scheduler=scheduler)
+                              controlnet=controlnet, scheduler=scheduler, detail_decoder=detail_decoder)
         self.register_to_config(default_steps=default_steps, default_fidelity=default_fidelity)
 
     @classmethod
@@ -176,11 +177,12 @@ class InstanceRSRPipeline(DiffusionPipeline):
         stack = np.stack([lr[t.slices] for t in tiles])
         y = torch.from_numpy(stack).permute(0, 3, 1, 2).to(self.device, self.transformer.dtype) / 255  # (B, 3, h, w)
         eps = torch.stack([noise.window(t) for t in tiles]).to(y)
-        restored = enlarge(y, NATIVE_SCALE) if self.restoration is None else self.restoration(y)
+        features, restored = restore(self.restoration, y)
         denoiser = Denoiser(self.transformer, self.controlnet, self.scheduler)
         z, _ = sample(denoiser, encode(self.autoencoder, restored), eps, settings.steps, settings.start_from)
         z_x, z_m = split(z)
-        photo, instance_map = decode(self.autoencoder, z_x), decode(self.autoencoder, z_m)
+        photo = decode_photo(self.autoencoder, self.detail_decoder, z_x, features)
+        instance_map = decode(self.autoencoder, z_m)
         photo = settings.fidelity * restored + (1 - settings.fidelity) * photo
         photo = match_color(photo.float(), y.float(), settings.color_fix)
         return photo.cpu(), instance_map.float().cpu()

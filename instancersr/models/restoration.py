@@ -47,8 +47,15 @@ class RestorationNetwork(ModelMixin, ConfigMixin):
 
     def forward(self, lr: Tensor) -> Tensor:
         """lr (B, 3, h, w) in [0, 1] -> y-hat (B, 3, scale h, scale w), about [0, 1], not clamped."""
-        features = self.head(lr)                                         # (B, C, h, w)
-        features = features + self.body(features)
+        return self.render(lr, self.features(lr))
+
+    def features(self, lr: Tensor) -> Tensor:
+        """lr (B, 3, h, w) in [0, 1] -> what the network knows of it, (B, channels, h, w)."""
+        features = self.head(lr)
+        return features + self.body(features)
+
+    def render(self, lr: Tensor, features: Tensor) -> Tensor:
+        """y-hat (B, 3, scale h, scale w) from the LR photo and its features."""
         detail = F.pixel_shuffle(self.tail(features), self.config.scale)  # (B, 3, scale h, scale w)
         return detail + enlarge(lr, self.config.scale)
 

@@ -1,58 +1,56 @@
-"""The adversarial term of the sampler's stage: a discriminator on VGG16 features that LPIPS has computed anyway."""
+"""The adversarial term of the sampler's stage: a discriminator that sees pixels."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.utils.parametrizations import spectral_norm
 
-VGG16_WIDTHS = (64, 128, 256, 512)
-"""Channels of relu1_2, relu2_2, relu3_3 and relu4_3."""
+SLOPE = 0.2
 
 
-class FeatureDiscriminator(nn.Module):
-    """One small head for each feature map of a frozen network (Projected GANs, Sauer et al., 2021, arXiv:2111.01007).
+class PatchDiscriminator(nn.Module):
+    """Says of overlapping patches of about 60 pixels whether they are true (PatchGAN, Isola et al., 2017).
 
-    Spectral norms (Miyato et al., 2018) keep the heads from running away from the generator.
+    Spectral norms (Miyato et al., 2018) keep it from running away from the generator.
 
     Args:
-        widths: channels of the feature maps.
-        hidden: channels inside the heads.
+        channels: width of the first layer; doubled with each of the three halvings of the resolution.
     """
 
-    def __init__(self, widths: Sequence[int] = VGG16_WIDTHS, hidden: int = 32):
+    def __init__(self, channels: int = 24):
         super().__init__()
-        self.heads = nn.ModuleList(
-            nn.Sequential(spectral_norm(nn.Conv2d(width, hidden, 1)), nn.LeakyReLU(0.2),
-                          spectral_norm(nn.Conv2d(hidden, hidden, 3)), nn.LeakyReLU(0.2),
-                          spectral_norm(nn.Conv2d(hidden, 1, 1)))
-            for width in widths)
+        widths = [channels * 2**n for n in range(4)]
+        layers: list[nn.Module] = [spectral_norm(nn.Conv2d(3, channels, 3, padding=1)), nn.LeakyReLU(SLOPE)]
+        for narrow, wide in zip(widths, widths[1:], strict=False):
+            layers += [spectral_norm(nn.Conv2d(narrow, wide, 4, stride=2, padding=1)), nn.LeakyReLU(SLOPE),
+                       spectral_norm(nn.Conv2d(wide, wide, 3, padding=1)), nn.LeakyReLU(SLOPE)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
 
-    def forward(self, features: Sequence[Tensor], scales: Sequence[Tensor]) -> list[Tensor]:
-        """Feature maps (B, C_k, h_k, w_k) and the (C_k, 1, 1) scales they are divided by -> logits, positive: real."""
-        return [head(f / s) for head, f, s in zip(self.heads, features, scales, strict=False)]
+    def forward(self, picture: Tensor) -> Tensor:
+        """(B, 3, H, W) in about [0, 1] -> logits (B, 1, H / 8, W / 8), positive: true."""
+        return self.layers(picture * 2 - 1)
 
 
-def adversarial_terms(discriminator: FeatureDiscriminator, output: Sequence[Tensor],
-                      truth: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def adversarial_terms(discriminator: nn.Module, output: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """The non-saturating loss (Goodfellow et al., 2014), for both players in one backward pass.
 
+    How steep a discriminator is changes a thousandfold while it learns, so only the direction of its gradient is
+    used: each picture's has the length 1, which a weight then sets against the other terms.
+
     Args:
-        output, truth: feature maps (B, C_k, h_k, w_k) of the generated and the true pictures.
+        output, truth: (B, 3, H, W), the generated and the true pictures.
 
     Returns:
-        The generator's loss, whose gradient reaches the features but not the discriminator, and the discriminator's,
-        of which the reverse holds.
+        The generator's loss, whose gradient reaches `output` but not the discriminator, and the discriminator's, of
+        which the reverse holds.
     """
-    scales = [t.detach().square().mean((0, 2, 3)).sqrt().clamp_min(1e-3)[:, None, None] for t in truth]
-    frozen = {name: value.detach() for name, value in discriminator.named_parameters()}
-    fooled = functional_call(discriminator, frozen, (output, scales))
-    generator = torch.stack([F.softplus(-logits).mean() for logits in fooled]).mean()
-    fake = discriminator([f.detach() for f in output], scales)
-    real = discriminator([f.detach() for f in truth], scales)
-    critic = torch.stack([F.softplus(f).mean() + F.softplus(-r).mean() for f, r in zip(fake, real, strict=True)]).mean()
-    return generator, critic / 2
+    seen = output.detach().requires_grad_()
+    fooled = F.softplus(-discriminator(seen)).mean((1, 2, 3))  # (B,)
+    slope, = torch.autograd.grad(fooled.sum(), seen)
+    direction = slope / slope.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
+    along = (direction * output).sum((1, 2, 3)).mean()
+    fake, real = discriminator(torch.cat([output.detach(), truth])).chunk(2)
+    critic = (F.softplus(fake).mean() + F.softplus(-real).mean()) / 2
+    return fooled.mean().detach() + along - along.detach(), critic

@@ -225,13 +225,21 @@ class SamplerConfig(Section):
     release_restoration: bool = False
     """Whether the restoration network is trained as well, through the sampler and by L1 on y-hat."""
     perceptual: PerceptualConfig = PerceptualConfig()
+    texture_weight: float = Field(0.0, ge=0)
+    """Of the distance between the deviations of the perceptual loss's features; needs `perceptual.weight`."""
     adversarial_weight: float = Field(0.0, ge=0)
-    """Of a discriminator on the perceptual loss's features; needs `perceptual.weight`."""
+    """Of a discriminator that tells patches of the output from patches of the truth: the length of each picture's
+    gradient."""
+    adversarial_from: float = Field(0.1, ge=0, le=1)
+    """Share of the run after which the sampler hears of the discriminator, which learns from the start: the gradient
+    of one that knows nothing has a direction too, and it leads away."""
+    decoder_blocks: int = Field(0, ge=0)
+    """Residual blocks of a detail decoder after the autoencoder's; 0: none. Needs a restoration network."""
 
     @model_validator(mode="after")
     def _has_features(self) -> SamplerConfig:
-        if self.adversarial_weight and not self.perceptual.weight:
-            raise ValueError("adversarial_weight needs perceptual.weight, whose features it judges")
+        if self.texture_weight and not self.perceptual.weight:
+            raise ValueError("texture_weight needs perceptual.weight, whose features it compares")
         return self
 
 
@@ -265,6 +273,9 @@ class DiffusionConfig(TrainConfig):
         if (self.backbone.trained_blocks or 0) > self.transformer.depth:
             raise ValueError(f"backbone.trained_blocks {self.backbone.trained_blocks} is more than depth "
                              f"{self.transformer.depth}")
+        if self.sampler.decoder_blocks and self.restoration is None:
+            raise ValueError("sampler.decoder_blocks: the detail decoder sees the restoration network's features; set "
+                             "restoration")
         if self.backbone.pretrained is not None and self.init is not None:
             raise ValueError("backbone.pretrained and init exclude each other: a run begins from one of them")
         if self.backbone.pretrained is not None and self.transformer.prediction != "noise":

@@ -12,16 +12,28 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from .. import losses
-from ..diffusion import Denoiser, add_noise, decode, encode, encode_moments, join, noise_scales, prior_mean, split
+from ..diffusion import (
+    Denoiser,
+    add_noise,
+    decode,
+    decode_photo,
+    encode,
+    encode_moments,
+    join,
+    noise_scales,
+    prior_mean,
+    restore,
+    split,
+)
 from ..errors import UserError
 from ..instances import SCALE_RANGE, patch_ids
-from ..models import BlockAutoencoder, ControlNet, JointDiT, RestorationNetwork
+from ..models import BlockAutoencoder, ControlNet, DetailDecoder, JointDiT, RestorationNetwork
 from ..models.pretrained import load_autoencoder, load_dit
 from ..models.restoration import enlarge
 from ..models.teachers import ConvProjector, Dinov2Teacher, Projector, spatial_normalization
-from .adversarial import FeatureDiscriminator, adversarial_terms
+from .adversarial import PatchDiscriminator, adversarial_terms
 from .config import AutoencoderConfig, ConfigError, DiffusionConfig, RestorationConfig, TransformerConfig
-from .perceptual import PerceptualLoss
+from .perceptual import PerceptualLoss, texture_distance
 from .randomness import Draws
 from .stream import stored_shapes
 
@@ -204,16 +216,25 @@ class DiffusionObjective:
             torch.nn.init.zeros_(parts["transformer"].x_embedder.proj.weight[:, channels:])
         if self.config.sampler.release_restoration and self.restoration is not None:
             parts["restoration"] = self.restoration
+        if self.config.sampler.decoder_blocks:
+            parts["detail_decoder"] = self._detail_decoder()
         if self.teacher_width is not None:
             projector = ConvProjector if self.config.alignment.projector == "conv" else Projector
             parts["projector"] = projector(parts["transformer"].config.width, self.teacher_width)
         if self.config.sampler.adversarial_weight:
-            parts["discriminator"] = FeatureDiscriminator()
+            parts["discriminator"] = PatchDiscriminator()
         model = nn.ModuleDict(parts).train().requires_grad_(True)
         if self.config.backbone.trained_blocks is not None:
             frozen = len(model["transformer"].blocks) - self.config.backbone.trained_blocks
             model["transformer"].blocks[:frozen].requires_grad_(False)
         return model
+
+    def _detail_decoder(self) -> DetailDecoder:
+        """The one to begin from, or one that changes nothing yet."""
+        saved = self.config.init and self.config.init / "detail_decoder"
+        if saved and saved.exists():
+            return load_part(DetailDecoder, saved, "init")
+        return DetailDecoder(self.restoration.config.channels, blocks=self.config.sampler.decoder_blocks)
 
     def _load_backbone(self, channels: int) -> JointDiT:
         size, name = self.config.transformer, self.config.backbone.pretrained
@@ -234,7 +255,7 @@ class DiffusionObjective:
         """Sets the preconditioning's deviations to those of z - prior mean on these batches."""
         total, count = torch.zeros(()), 0
         for batch in batches:
-            z, z_y, _ = self._latents(self.model, batch, Draws(0, range(len(batch["hr"]))))
+            z, z_y, *_ = self._latents(self.model, batch, Draws(0, range(len(batch["hr"]))))
             total = total + (z - prior_mean(z_y)).double().square().mean((2, 3)).sum(0)
             count += len(z)
         std = (total / count).sqrt().clamp_min(1e-3)
@@ -262,13 +283,13 @@ class DiffusionObjective:
 
     def terms(self, model, batch, draws, progress):
         config = self.config
-        z, z_y, restored = self._latents(model, batch, draws)
+        z, z_y, restored, features = self._latents(model, batch, draws)
         denoiser = Denoiser(model["transformer"], model["controlnet"], self.scheduler)
         terms: dict[str, Tensor] = {}
         if config.denoising_weight:
             terms |= self._denoising_terms(model, denoiser, z, z_y.detach(), batch, draws, progress)
         if config.sampler.weight:
-            terms |= self._sampler_terms(model, denoiser, z, z_y, batch, draws)
+            terms |= self._sampler_terms(model, denoiser, z, z_y, features, batch, draws, progress)
         if "restoration" in model:  # it must stay the faithful end of the fidelity scale
             terms["restored"] = config.sampler.weight * 0.5 * F.l1_loss(restored, batch["hr"])
         return terms
@@ -326,7 +347,7 @@ class DiffusionObjective:
         members = F.unfold(batch["ids"][:, None].float(), cell, stride=cell) == ids[:, None]
         return (pixels * members).sum(1) / members.sum(1).clamp_min(1)
 
-    def _sampler_terms(self, model, denoiser, z, z_y, batch, draws) -> dict[str, Tensor]:
+    def _sampler_terms(self, model, denoiser, z, z_y, features, batch, draws, progress) -> dict[str, Tensor]:
         """Runs the sampler without gradient up to a random step, and judges the picture that step promises."""
         sampler = self.config.sampler
         self.scheduler.set_timesteps(sampler.steps)
@@ -338,16 +359,20 @@ class DiffusionObjective:
                 z_t = self._step(denoiser, z_t, z_y, t, batch)
         steps = torch.full((len(z),), timesteps[last], device=z.device)
         clean_x, clean_m = split(denoiser(self._visible(z_t), z_y, steps, batch["token_offset"]).clean)
-        picture = decode(self.autoencoder, clean_x)
+        picture = self._decode_photo(model, clean_x, features)
         terms = {"pixel": sampler.weight * F.l1_loss(picture, batch["hr"])}
         if self.config.mask_modelling:
             instance_map = decode(self.autoencoder, clean_m)
             terms["map"] = sampler.map_weight * F.l1_loss(instance_map, batch["instance_map"])
         if self.perceptual is not None:
             terms["lpips"] = sampler.perceptual.weight * self.perceptual(picture, batch["hr"], draws.shared)
+        if sampler.texture_weight:
+            terms["texture"] = sampler.texture_weight * texture_distance(*self.perceptual.features)
         if "discriminator" in model:
-            fooled, critic = adversarial_terms(model["discriminator"], *self.perceptual.features)
-            terms |= {"gan": sampler.adversarial_weight * fooled, "critic": critic}
+            fooled, critic = adversarial_terms(model["discriminator"], picture, batch["hr"])
+            terms["critic"] = critic
+            if progress >= sampler.adversarial_from:
+                terms["gan"] = sampler.adversarial_weight * fooled
         return terms
 
     def _visible(self, z: Tensor) -> Tensor:
@@ -365,17 +390,24 @@ class DiffusionObjective:
         clean = denoiser(z_t, z_y, timestep, batch["token_offset"]).clean
         return self.scheduler.step(clean, t, z_t).prev_sample
 
+    @staticmethod
+    def _part(model: nn.ModuleDict, name: str) -> Any:
+        return model[name] if name in model else None
+
+    def _decode_photo(self, model: nn.ModuleDict, z_x: Tensor, features: Tensor | None) -> Tensor:
+        return decode_photo(self.autoencoder, self._part(model, "detail_decoder"), z_x, features)
+
     def _latents(self, model: nn.ModuleDict, batch: Batch,
-                 draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
-        """z, z_y and y-hat; the last two with gradients where the restoration network is released."""
+                 draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """z, z_y, y-hat and the restoration network's features; the last three with gradients where it is released."""
         with torch.no_grad():
             z = join(self._latent(batch, "hr", "latent", draws),
                      self._latent(batch, "instance_map", "map_latent", draws))
         released = "restoration" in model
         restoration = model["restoration"] if released else self.restoration
         with torch.set_grad_enabled(released and torch.is_grad_enabled()):
-            restored = enlarge(batch["lr"]) if restoration is None else restoration(batch["lr"])
-            return z, self._drawn(*encode_moments(self.autoencoder, restored), draws), restored
+            features, restored = restore(restoration, batch["lr"])
+            return z, self._drawn(*encode_moments(self.autoencoder, restored), draws), restored, features
 
     def _latent(self, batch: Batch, picture: str, stored: str, draws: Draws) -> Tensor:
         """The latent of one of the batch's pictures, as it is stored or else encoded now."""
@@ -401,16 +433,16 @@ class DiffusionObjective:
                steps: int) -> tuple[Tensor, Tensor]:
         """Photos and instance maps from the LR photos alone, (B, 3, H, W) each in about [0, 1]."""
         denoiser = Denoiser(model["transformer"], model["controlnet"], self.scheduler)
-        z, z_y, _ = self._latents(model, batch, draws)
+        z, z_y, _, features = self._latents(model, batch, draws)
         z_t = draws.normal(z.shape[1:]).to(z)
         self.scheduler.set_timesteps(steps)
         for t in self.scheduler.timesteps.tolist():
             z_t = self._step(denoiser, z_t, z_y, t, batch)
-        z_x, z_m = z_t.chunk(2, 1)
-        return decode(self.autoencoder, z_x), decode(self.autoencoder, z_m)
+        z_x, z_m = split(z_t)
+        return self._decode_photo(model, z_x, features), decode(self.autoencoder, z_m)
 
     def validate(self, model, batch, draws):
-        z, z_y, restored = self._latents(model, batch, draws)
+        z, z_y, restored, _ = self._latents(model, batch, draws)
         denoiser = Denoiser(model["transformer"], model["controlnet"], self.scheduler)
         scores = self._denoising_terms(model, denoiser, z, z_y, batch, draws, 0.0)
         scores["noise_mse"] = self._noise_error(denoiser, z, z_y, batch, draws)
@@ -438,8 +470,10 @@ class DiffusionObjective:
         from ..inference.pipeline import InstanceRSRPipeline
 
         restoration = model["restoration"] if "restoration" in model else self.restoration
-        InstanceRSRPipeline(self.autoencoder, restoration, model["transformer"], model["controlnet"], self.scheduler,
-                            default_steps=self.config.sampler.steps).save_pretrained(folder)
+        pipeline = InstanceRSRPipeline(
+            self.autoencoder, restoration, model["transformer"], model["controlnet"], self.scheduler,
+            default_steps=self.config.sampler.steps, detail_decoder=self._part(model, "detail_decoder"))
+        pipeline.save_pretrained(folder)
 
 
 def load_teacher(name: str, layer: int | None) -> Dinov2Teacher:

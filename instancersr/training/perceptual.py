@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ConfigError
+
+TEXTURE_FLOOR = 1e-2
+"""Of a feature's mean square: deviations below are not told apart."""
 
 
 class PerceptualLoss(nn.Module):
@@ -49,3 +55,28 @@ class PerceptualLoss(nn.Module):
         left = int(torch.randint(output.shape[-1] - window + 1, (), generator=generator))
         box = (..., slice(top, top + window), slice(left, left + window))
         return self.metric(output[box].clamp(0, 1), truth[box]).mean()
+
+
+def texture_distance(output: Sequence[Tensor], truth: Sequence[Tensor]) -> Tensor:
+    """How far textures are from the truth's: a scalar, 0 where they are the same.
+
+    A texture is the standard deviation of each feature within cells of 8x8, of which the logarithms are compared: a
+    smooth area that should be rough costs as much as a rough one that should be smooth. Statistics of VGG's features
+    as a description of texture: Gatys et al. (2015, arXiv:1505.07376).
+
+    Args:
+        output, truth: feature maps (B, C_k, h_k, w_k).
+    """
+    distances = []
+    for ours, theirs in zip(output, truth, strict=True):
+        power = theirs.detach().square().mean((0, 2, 3), keepdim=True)  # of each feature; some are hardly ever there
+        floor = TEXTURE_FLOOR * power.clamp_min(TEXTURE_FLOOR * power.mean())
+        distances.append((_log_variance(ours, floor) - _log_variance(theirs, floor)).abs().mean())
+    return torch.stack(distances).mean()
+
+
+def _log_variance(features: Tensor, floor: Tensor) -> Tensor:
+    """(B, C, h, w) -> the logarithm of the deviation within cells of 8x8 features, overlapping by half."""
+    size = min(8, features.shape[-1])
+    mean = F.avg_pool2d(features, size, size // 2)
+    return ((F.avg_pool2d(features.square(), size, size // 2) - mean.square()).clamp_min(0) + floor).log() / 2

@@ -10,7 +10,7 @@ from skimage import data
 import instancersr
 from instancersr.inference.pipeline import NoiseField
 from instancersr.inference.tiling import Tile
-from instancersr.models import ControlNet, JointDiT
+from instancersr.models import ControlNet, DetailDecoder, JointDiT
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,20 @@ def test_tiles_leave_no_seam(pipe, photo):
     steps = np.abs(np.diff(tiled, axis=1)).mean((0, 2))
     plain = np.abs(np.diff(whole, axis=1)).mean((0, 2))
     assert np.abs(steps - plain).max() < 1
+
+
+def test_the_detail_decoder_draws_on_the_sample_and_is_saved(pipe, photo, tmp_path):
+    torch.manual_seed(0)
+    decoder = DetailDecoder(feature_channels=8, channels=8, blocks=1)
+    parts = pipe.components | {"detail_decoder": decoder}
+    detailed = instancersr.InstanceRSRPipeline(**parts, default_steps=2)
+    assert np.array_equal(pixels(detailed(photo)), pixels(pipe(photo)))  # it starts as the identity
+    torch.nn.init.normal_(decoder.tail.weight, std=0.1)
+    assert np.array_equal(pixels(detailed(photo, fidelity=1.0)), pixels(pipe(photo, fidelity=1.0)))
+    assert np.abs(pixels(detailed(photo)) - pixels(pipe(photo))).mean() > 1
+    detailed.save_pretrained(tmp_path)
+    again = instancersr.InstanceRSRPipeline.from_pretrained(tmp_path)
+    assert np.array_equal(pixels(detailed(photo)), pixels(again(photo)))
 
 
 def test_fidelity_runs_from_the_restored_photo_to_the_sample(pipe, photo):

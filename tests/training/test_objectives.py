@@ -4,6 +4,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
 
+from instancersr.inference.pipeline import InstanceRSRPipeline
+from instancersr.models import RestorationNetwork
 from instancersr.training.config import ConfigError, DiffusionConfig
 from instancersr.training.objectives import DiffusionObjective
 from instancersr.training.randomness import Draws
@@ -41,8 +43,8 @@ def batch() -> dict[str, torch.Tensor]:
             "scale_targets": torch.ones(2, 64, 64), "token_offset": torch.zeros(2, 2, dtype=torch.long)}
 
 
-def terms(task: DiffusionObjective) -> dict[str, torch.Tensor]:
-    return task.terms(task.model, batch(), Draws(1, range(2)), 0.0)
+def terms(task: DiffusionObjective, progress: float = 0.0) -> dict[str, torch.Tensor]:
+    return task.terms(task.model, batch(), Draws(1, range(2)), progress)
 
 
 def test_pretrained_backbone_is_what_training_begins_from(hub):
@@ -102,3 +104,20 @@ def test_contradictions_are_found_before_anything_is_loaded(values, message):
             "alignment": {"layer": 2}, "data": {"photos": "unused", "crop": 64}}
     with pytest.raises(ValueError, match=message):
         DiffusionConfig(**(base | values))
+
+
+def test_the_detail_decoder_is_trained_with_the_sampler_and_exported(hub, tmp_path):
+    torch.manual_seed(0)
+    RestorationNetwork(8, 1).save_pretrained(tmp_path / "restoration")
+    task = objective(hub, restoration=tmp_path / "restoration", denoising_weight=0.0,
+                     sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "adversarial_weight": 0.1})
+    losses = terms(task)  # at the run's beginning the discriminator learns alone
+    assert set(losses) == {"pixel", "map", "critic"}
+    assert set(terms(task, 0.5)) == {"pixel", "map", "critic", "gan"}
+    sum(losses.values()).backward()
+    assert task.model["detail_decoder"].tail.weight.grad.abs().sum() > 0
+    assert task.model["discriminator"].layers[-1].weight.grad.abs().sum() > 0
+    task.export(task.model, tmp_path / "model")
+    assert InstanceRSRPipeline.from_pretrained(tmp_path / "model").detail_decoder.config.feature_channels == 8
+    with pytest.raises(ValueError, match="sampler.decoder_blocks: .*set restoration"):
+        objective(hub, sampler={"decoder_blocks": 1})

@@ -1,0 +1,67 @@
+"""The last layers of the photo's decoder, which see the input once more and draw its texture pixel by pixel."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from .restoration import ResidualBlock
+
+SLOPE = 0.1
+"""Of the leaky ReLUs, for negative values."""
+
+
+class DetailDecoder(ModelMixin, ConfigMixin):
+    """Adds to the decoded photo what the latents could not carry, seeing the restoration network's features.
+
+    A decoder that also sees the input is StableSR's idea (Wang et al., 2023, arXiv:2305.07015: controllable feature
+    wrapping). Convolutions at the photo's full size come last, so that texture does not follow the grid of tokens or
+    blocks. It starts as the identity.
+
+    Args:
+        feature_channels: channels of the restoration network's features.
+        channels: width of the residual blocks, which work at the LR's resolution; divisible by 4.
+        blocks: number of residual blocks.
+        scale: HR pixels along the side of an LR pixel; two pixel shuffles of half of it, so 4.
+
+    Raises:
+        ValueError: the scale is not 4.
+    """
+
+    @register_to_config
+    def __init__(self, feature_channels: int = 64, channels: int = 64, blocks: int = 10, scale: int = 4):
+        super().__init__()
+        if scale != 4:
+            raise ValueError(f"DetailDecoder: scale must be 4, not {scale}")
+        self.head = nn.Conv2d(3 * scale**2 + feature_channels, channels, 3, padding=1)
+        self.body = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
+        self.up1 = nn.Conv2d(channels, 2 * channels, 3, padding=1)
+        self.up2 = nn.Conv2d(channels // 2, channels, 3, padding=1)
+        self.fine = nn.Conv2d(channels // 4, channels // 4, 3, padding=1)
+        self.tail = nn.Conv2d(channels // 4, 3, 3, padding=1)
+        for block in self.body:
+            nn.init.kaiming_normal_(block.conv1.weight)
+            nn.init.zeros_(block.conv1.bias)
+            nn.init.zeros_(block.conv2.weight)
+            nn.init.zeros_(block.conv2.bias)
+        nn.init.zeros_(self.tail.weight)
+        nn.init.zeros_(self.tail.bias)
+
+    def forward(self, photo: Tensor, features: Tensor) -> Tensor:
+        """The finished photo.
+
+        Args:
+            photo: (B, 3, 4h, 4w), decoded from the sample's latent, about [0, 1].
+            features: (B, feature_channels, h, w), `RestorationNetwork.features` of the LR photo.
+
+        Returns:
+            (B, 3, 4h, 4w), about [0, 1], not clamped.
+        """
+        x = self.head(torch.cat([F.pixel_unshuffle(photo - 0.5, self.config.scale), features], 1))  # (B, C, h, w)
+        x = x + self.body(x)
+        x = F.leaky_relu(F.pixel_shuffle(self.up1(x), 2), SLOPE)                         # (B, C / 2, 2h, 2w)
+        x = F.leaky_relu(F.pixel_shuffle(self.up2(x), 2), SLOPE)                         # (B, C / 4, 4h, 4w)
+        return photo + self.tail(F.leaky_relu(self.fine(x), SLOPE))
