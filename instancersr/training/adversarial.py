@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,7 +39,8 @@ def adversarial_terms(discriminator: nn.Module, output: Tensor, truth: Tensor) -
     """The non-saturating loss (Goodfellow et al., 2014), for both players in one backward pass.
 
     How steep a discriminator is changes a thousandfold while it learns, so only the direction of its gradient is
-    used: each picture's has the length 1, which a weight then sets against the other terms.
+    used. Each picture's has the length of the discriminator's advantage: 0 while it does no better than chance, 1 if
+    it is never wrong. So neither player runs away.
 
     Args:
         output, truth: (B, 3, H, W), the generated and the true pictures.
@@ -50,7 +53,8 @@ def adversarial_terms(discriminator: nn.Module, output: Tensor, truth: Tensor) -
     fooled = F.softplus(-discriminator(seen)).mean((1, 2, 3))  # (B,)
     slope, = torch.autograd.grad(fooled.sum(), seen)
     direction = slope / slope.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
-    along = (direction * output).sum((1, 2, 3)).mean()
     fake, real = discriminator(torch.cat([output.detach(), truth])).chunk(2)
     critic = (F.softplus(fake).mean() + F.softplus(-real).mean()) / 2
+    advantage = (1 - critic.detach() / math.log(2)).clamp_min(0)
+    along = advantage * (direction * output).sum((1, 2, 3)).mean()
     return fooled.mean().detach() + along - along.detach(), critic

@@ -229,7 +229,7 @@ class SamplerConfig(Section):
     """Of the distance between the deviations of the perceptual loss's features; needs `perceptual.weight`."""
     adversarial_weight: float = Field(0.0, ge=0)
     """Of a discriminator that tells patches of the output from patches of the truth: the length of each picture's
-    gradient."""
+    gradient where it is never wrong."""
     adversarial_from: float = Field(0.1, ge=0, le=1)
     """Share of the run after which the sampler hears of the discriminator, which learns from the start: the gradient
     of one that knows nothing has a direction too, and it leads away."""

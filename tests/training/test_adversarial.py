@@ -18,24 +18,45 @@ def discriminator() -> PatchDiscriminator:
     return PatchDiscriminator(channels=8)
 
 
-def test_gradients_reach_one_player_each(discriminator):
-    output = pictures(0, 0.1).requires_grad_()
-    generator, critic = adversarial_terms(discriminator, output, pictures(1, 0.1))
+@pytest.fixture
+def trained(discriminator) -> PatchDiscriminator:
+    """One that tells rough pictures, which are true, from smooth ones."""
+    optimizer = torch.optim.Adam(discriminator.parameters(), 3e-3)
+    for step in range(60):
+        _, critic = adversarial_terms(discriminator, pictures(step, 0.02), pictures(1000 + step, 0.2))
+        optimizer.zero_grad()
+        critic.backward()
+        optimizer.step()
+    discriminator.zero_grad()
+    return discriminator.eval()
+
+
+def test_gradients_reach_one_player_each(trained):
+    output = pictures(0, 0.02).requires_grad_()
+    generator, critic = adversarial_terms(trained, output, pictures(1, 0.2))
     critic.backward()
     assert output.grad is None
-    assert all(p.grad is not None for p in discriminator.parameters())
-    discriminator.zero_grad()
+    assert all(p.grad is not None for p in trained.parameters())
+    trained.zero_grad()
     generator.backward()
-    assert all(p.grad is None for p in discriminator.parameters())
-    # a mean over two pictures, whose own gradients have the length 1, however flat the discriminator is
-    assert torch.allclose(output.grad.flatten(1).norm(dim=1), torch.full((2,), 0.5))
+    assert all(p.grad is None for p in trained.parameters())
+    # a mean over two pictures, whose own gradients are as long as the discriminator is better than chance
+    advantage = torch.full((2,), 1 - critic.item() / math.log(2))
+    assert advantage[0] > 0.3 and torch.allclose(output.grad.flatten(1).norm(dim=1), advantage / 2)
 
 
-def test_the_generators_gradient_goes_where_the_discriminator_is_fooled_more(discriminator):
-    output, truth = pictures(0, 0.1).requires_grad_(), pictures(1, 0.1)
-    before, _ = adversarial_terms(discriminator, output, truth)
+def test_a_discriminator_that_knows_nothing_moves_nothing(discriminator):
+    output = pictures(0, 0.02).requires_grad_()
+    generator, critic = adversarial_terms(discriminator, output, output.detach())  # the same: no better than chance
+    generator.backward()
+    assert critic >= math.log(2) - 1e-6 and not output.grad.any()
+
+
+def test_the_generators_gradient_goes_where_the_discriminator_is_fooled_more(trained):
+    output, truth = pictures(0, 0.02).requires_grad_(), pictures(1, 0.2)
+    before, _ = adversarial_terms(trained, output, truth)
     before.backward()
-    after, _ = adversarial_terms(discriminator, output.detach() - 0.5 * output.grad, truth)
+    after, _ = adversarial_terms(trained, output.detach() - 0.5 * output.grad, truth)
     assert after < before
 
 
@@ -45,12 +66,5 @@ def test_no_discriminator_beats_chance_where_output_and_truth_are_the_same(discr
         assert critic.item() >= math.log(2) - 1e-6
 
 
-def test_the_discriminator_learns_to_tell_rough_from_smooth(discriminator):
-    optimizer = torch.optim.Adam(discriminator.parameters(), 3e-3)
-    for step in range(60):
-        _, critic = adversarial_terms(discriminator, pictures(step, 0.02), pictures(1000 + step, 0.2))
-        optimizer.zero_grad()
-        critic.backward()
-        optimizer.step()
-    discriminator.eval()
-    assert (discriminator(pictures(5000, 0.2)) > discriminator(pictures(5000, 0.02))).all()
+def test_the_discriminator_learns_to_tell_rough_from_smooth(trained):
+    assert (trained(pictures(5000, 0.2)) > trained(pictures(5000, 0.02))).all()
