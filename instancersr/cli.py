@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,7 +19,8 @@ from rich.text import Text
 from instancersr.errors import MissingPackage, UserError
 
 if TYPE_CHECKING:
-    from instancersr.inference.batch import Result
+    from instancersr.inference.batch import Job, Result
+    from instancersr.inference.workers import Call
 
 app = typer.Typer(
     name="instancersr",
@@ -110,37 +110,74 @@ def upscale(
         int | None, typer.Option(min=1, help="CPU threads; without it, what torch chooses.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON record a picture on stdout.")] = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="Pictures at once, each in a process of its own.")
+    ] = 1,
+    ray: Annotated[
+        str | None, typer.Option(help="Use a Ray cluster: its address; auto: one on this machine; local: start one.")
+    ] = None,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out pictures that have a result already.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on with pictures that come into the folders, until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Upscale pictures: read, restore, enlarge, and keep EXIF, colour profile and transparency.
 
     "-" is a picture on stdin, "-o -" writes it to stdout.
     """
     _check_tile(tile)
+    if watch and not all(path.is_dir() for path in inputs):
+        raise typer.BadParameter("folders are watched, not files", param_hint="--watch")
     to_stdout = output == PIPE
-    with _one_line_errors(), _piped(inputs, output, _suffix(format), as_json or instances) as (inputs, output):
-        from instancersr.inference.batch import find_problems, plan_jobs, run_jobs
+    with _one_line_errors(), _piped(inputs, output, _suffix(format), as_json or instances) as (files, output):
+        from instancersr.inference.batch import plan_jobs
+        from instancersr.inference.watch import watch as watch_folders
+        from instancersr.inference.workers import Call
 
-        jobs = plan_jobs(inputs, output, f"_x{scale:g}", _suffix(format), instances)
-        find_problems(jobs, overwrite)
-        done = 0
-        try:
-            with _Progress(Console(stderr=True), len(jobs), {"seed": seed, "model": model} if as_json else None,
-                           silent=to_stdout) as progress:
+        def plan() -> list[Job]:
+            found = plan_jobs(files, output, f"_x{scale:g}", _suffix(format), instances)
+            return [job for job in found if not job.output.exists()] if skip_existing or watch else found
 
-                def options() -> dict[str, Any]:
-                    return {"num_inference_steps": steps, "generator": _generator(seed), "start_from": start_from,
-                            "fidelity": fidelity, "color_fix": color_fix, "tile": tile or None,
-                            "progress": progress.tiles}
-
-                for result in run_jobs(jobs, lambda: _load(model, device, threads), scale, options, progress.begin):
-                    done += result.error is None
-                    progress.show(result)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{done} done") from None
-        failed = len(jobs) - done
-        Console(stderr=True).print(Text(f"{done} done, {failed} failed" if failed else f"{done} done"), soft_wrap=True)
-        if failed:
+        options = {"num_inference_steps": steps, "start_from": start_from, "fidelity": fidelity,
+                   "color_fix": color_fix, "tile": tile or None}
+        call = Call(model, device, threads or _threads_each(jobs), scale, seed, options)
+        batches = watch_folders(plan) if watch else iter([plan()])
+        with _Progress(Console(stderr=True), {"seed": seed, "model": model} if as_json else None, silent=to_stdout,
+                       names={str(files[0]): "stdin"} if inputs == [PIPE] else {}) as progress:
+            _run_batches(batches, call, jobs, ray, overwrite, progress, ends_with_interrupt=watch)
+        Console(stderr=True).print(Text(progress.summary), soft_wrap=True)
+        if progress.failed:
             raise typer.Exit(1)
+
+
+def _run_batches(batches: Iterator[list[Job]], call: Call, workers: int, ray: str | None, overwrite: bool,
+                 progress: _Progress, ends_with_interrupt: bool) -> None:
+    """Does the batches and shows what became of each picture; Ctrl-C is the end, or an interruption."""
+    from instancersr.inference.batch import find_problems
+    from instancersr.inference.workers import run_cluster, run_here, run_local
+
+    try:
+        for batch in batches:
+            find_problems(batch, overwrite)
+            progress.expect(len(batch))
+            if ray is not None:
+                results = run_cluster(batch, call, ray)
+            elif workers > 1:
+                results = run_local(batch, call, workers)
+            else:
+                results = run_here(batch, call, progress.begin, progress.tiles)
+            for result in results:
+                progress.show(result)
+    except KeyboardInterrupt:
+        if not ends_with_interrupt:
+            raise KeyboardInterrupt(progress.summary) from None
+
+
+def _threads_each(workers: int) -> int | None:
+    """CPU threads of each of several processes; None leaves the choice to torch where there is one."""
+    return max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
 
 
 @contextmanager
@@ -193,68 +230,28 @@ def _suffix(format: str) -> str:
     return suffix
 
 
-def _load(model: str, device: Device, threads: int | None) -> Any:
-    """An InstanceRSRPipeline on its device (Any: diffusers hides its methods from type checkers).
-
-    Raises ModelError with one line.
-    """
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    import torch
-
-    from instancersr.inference.batch import ModelError
-
-    if threads:
-        torch.set_num_threads(threads)
-    name = _pick_device(device)
-    try:
-        from instancersr.inference.pipeline import InstanceRSRPipeline
-
-        pipe: Any = InstanceRSRPipeline.from_pretrained(model)
-        return pipe.to(name)
-    except Exception as error:  # the hub, safetensors and JSON have their own exceptions
-        raise ModelError(f"cannot load the model {model}: {_first_line(error)}") from error
-
-
-def _pick_device(device: Device) -> str:
-    import torch
-
-    from instancersr.inference.batch import ModelError
-
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if present[name])
-    if not present[device]:
-        raise ModelError(f"torch finds no {device} device on this machine; try --device auto")
-    return device
-
-
-def _generator(seed: int) -> Any:
-    """A new one for every picture, on the CPU: the result depends neither on the batch nor on the device."""
-    import torch
-
-    return torch.Generator().manual_seed(seed)
-
-
 class _Progress:
     """Bars for files and tiles on a terminal, plain lines elsewhere; results on stdout, errors on stderr.
 
     Args:
         record: with it, results are JSON records with these values in them, errors too.
         silent: no lines on stdout, which belongs to a picture.
+        names: of files, in place of their paths.
     """
 
-    def __init__(self, errors: Console, files: int, record: dict[str, Any] | None = None, silent: bool = False):
+    def __init__(self, errors: Console, record: dict[str, Any] | None = None, silent: bool = False,
+                 names: dict[str, str] | None = None):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._errors, self._record, self._silent = errors, record, silent
+        self._errors, self._record, self._silent, self._names = errors, record, silent, names or {}
+        self.done = self.failed = self._expected = 0
         self._out = Console()
         self._bars: Progress | None = None
         if errors.is_terminal:
             columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
                        TimeRemainingColumn())
             self._bars = Progress(*columns, console=errors, transient=True)
-            self._files = self._bars.add_task("files", total=files)
+            self._files = self._bars.add_task("files", total=0)
             self._tiles = self._bars.add_task("", total=None)
 
     def __enter__(self) -> _Progress:
@@ -265,6 +262,17 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         if self._bars:
             self._bars.stop()
+
+    @property
+    def summary(self) -> str:
+        """How many pictures were done, and failed, so far."""
+        return f"{self.done} done, {self.failed} failed" if self.failed else f"{self.done} done"
+
+    def expect(self, files: int) -> None:
+        """So many more are to be done."""
+        self._expected += files
+        if self._bars:
+            self._bars.update(self._files, total=self._expected)
 
     def begin(self, name: str) -> None:
         if self._bars:
@@ -277,18 +285,27 @@ class _Progress:
     def show(self, result: Result) -> None:
         """What became of a picture."""
         job = result.job
+        self.done += result.error is None
+        self.failed += result.error is not None
         if self._record is not None:
-            typer.echo(json.dumps(_as_record(result) | self._record))
+            source = str(job.source)
+            record = _as_record(result) | self._record | {"input": self._names.get(source, source)}
+            typer.echo(json.dumps(record))
         elif result.error is not None:
-            self._print(_line(result.error), style="red")
+            self._print(_line(self._named(result.error)), style="red")
         else:
             for note in result.notes:
-                self._print(_line(f"note: {note}"), style="yellow")
+                self._print(_line(f"note: {self._named(note)}"), style="yellow")
             if not self._silent:
                 sizes = "{}x{} -> {}x{}".format(*result.input_size, *result.output_size)
                 self._print(_line(f"{job.source} -> {job.output} ({sizes}, {result.seconds:.1f} s)"))
         if self._bars:
             self._bars.advance(self._files)
+
+    def _named(self, line: str) -> str:
+        for path, name in self._names.items():
+            line = line.replace(path, name)
+        return line
 
     def _print(self, line: Text, style: str | None = None) -> None:
         """A styled line is for stderr. On a terminal all go through the console that draws the bars."""
@@ -423,13 +440,14 @@ def prepare(
     """
     errors = Console(stderr=True)
     with _one_line_errors():
+        from instancersr.inference.loading import pick_device
         from instancersr.prepare.run import prepare_photos
         from instancersr.prepare.sample import Settings
 
         with _CountProgress(errors, "photos") as progress:
             try:
                 manifest = prepare_photos(photos, output, Settings(size, sam, latents, features), shard_photos,
-                                          shard_mb, workers, ray, _pick_device(device), progress.show)
+                                          shard_mb, workers, ray, pick_device(device), progress.show)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt("the same command goes on with what is left") from None
         without = manifest["photos"] - manifest["with_masks"]
@@ -537,90 +555,25 @@ def doctor(
     model: Annotated[str, typer.Option(help="What to try: 'builtin', a folder, or a hub id.")] = "builtin",
     device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
 ) -> None:
-    """Show what this installation consists of, and try the model on a 16x16 picture."""
+    """Show what this installation consists of, whether it works, and what could be better."""
     from rich.table import Table
 
+    from instancersr.doctor import examine
+
+    checks = examine(model, device)
     table = Table("", "what", "found")
-    broken = 0
-    for name, check in _checks(model, device):
-        try:
-            found, ok = check(), True
-        except Exception as error:  # a broken part must not hide the others
-            found, ok = _first_line(error), False
-        broken += not ok
-        mark = Text("ok", "green") if ok else Text("BROKEN", "red")
-        table.add_row(mark, name, _line(found))
+    for check in checks:
+        table.add_row(Text("ok", "green") if check.ok else Text("BROKEN", "red"), check.name, _line(check.found))
     out = Console()
     # Off a terminal a table of 80 columns would cut what has to be pasted into a report.
     out = out if out.is_terminal else Console(width=160)
     out.print(table)
+    for check in checks:
+        if check.advice:
+            out.print(_line(f"{check.name}: {check.advice}"), style="yellow", soft_wrap=True)
+    broken = sum(not check.ok for check in checks)
     if broken:
-        _fail(Console(stderr=True), f"{broken} of {table.row_count} checks failed", 1)
-
-
-def _checks(model: str, device: Device) -> list[tuple[str, Callable[[], str]]]:
-    packages = ("torch", "diffusers", "numpy", "scipy", "pillow", "safetensors", "pydantic", "typer", "rich")
-    return [
-        ("instancersr", lambda: f"{_installed('instancersr')} in {Path(__file__).parent}"),
-        ("python", lambda: f"{platform.python_version()} on {platform.platform()}"),
-        *((name, lambda name=name: _installed(name, essential=True)) for name in packages),
-        ("HEIC pictures", lambda: _installed("pillow-heif", absent="no; pip install pillow-heif")),
-        ("CPU", _cpu),
-        ("device", lambda: _device(device)),
-        ("embedded weights", _embedded_weights),
-        ("model", lambda: _try_model(model, device)),
-    ]  # type: ignore[list-item]
-
-
-def _installed(package: str, essential: bool = False, absent: str = "not installed") -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        if essential:
-            raise UserError(f"not installed; pip install {package}") from None
-        return absent
-
-
-def _cpu() -> str:
-    import torch
-
-    features = [torch.backends.cpu.get_cpu_capability()]
-    info = Path("/proc/cpuinfo")
-    if info.is_file():  # torch says nothing of the bf16 units, which decide the speed
-        flags = info.read_text(errors="replace").split()
-        features += [flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags]
-    return f"{', '.join(features)}; {os.cpu_count()} cores, {torch.get_num_threads()} threads used"
-
-
-def _device(device: Device) -> str:
-    import torch
-
-    name = _pick_device(device)
-    return f"{name} ({torch.cuda.get_device_name()})" if name == "cuda" else name
-
-
-def _embedded_weights() -> str:
-    folder = Path(__file__).parent / "weights"
-    files = sorted(folder.rglob("*.safetensors"))
-    if not files:
-        raise UserError(f"none in {folder}; install the package again")
-    return f"{len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB in {folder}"
-
-
-def _try_model(model: str, device: Device) -> str:
-    import numpy as np
-
-    started = time.perf_counter()
-    pipe = _load(model, device, None)
-    loaded = time.perf_counter()
-    gradient = np.linspace(0, 255, 16 * 16 * 3).reshape(16, 16, 3).astype(np.uint8)
-    picture = pipe(gradient, scale=4, generator=_generator(0)).images[0]
-    if picture.size != (64, 64):
-        raise UserError(f"the model {model} made {picture.size} of a 16x16 picture, not 64x64")
-    return (f"{model}, {str(pipe.dtype).removeprefix('torch.')}, loaded in {loaded - started:.1f} s, "
-            f"16x16 -> 64x64 in {time.perf_counter() - loaded:.1f} s")
+        _fail(Console(stderr=True), f"{broken} of {len(checks)} checks failed", 1)
 
 
 # ----------------------------------------------------------------------------------------------------- common

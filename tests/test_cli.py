@@ -362,7 +362,7 @@ def test_ctrl_c_ends_quietly_with_130_and_no_partial_output(tiny_model, tmp_path
     assert written(tmp_path) == ["first.png", "first_x4.png", "long.png"]
 
 
-# -------------------------------------------------------------------------------------------- train, doctor
+# ---------------------------------------------------------------------------------------------------- train
 
 
 def test_train_turns_a_bad_configuration_into_one_line(tmp_path):
@@ -371,19 +371,6 @@ def test_train_turns_a_bad_configuration_into_one_line(tmp_path):
         result = CliRunner().invoke(app, ["train", str(path)])
         assert result.exit_code == 2 and "Traceback" not in result.output
         assert len(result.stderr.splitlines()) == 1 and result.stderr.startswith("error: ")
-
-
-def test_doctor_tries_the_model(tiny_model):
-    result = CliRunner().invoke(app, ["doctor", "--model", str(tiny_model), "--device", "cpu"])
-    for name in ("python", "torch", "diffusers", "device", "CPU", "embedded weights"):
-        assert name in result.stdout
-    assert "16x16 -> 64x64" in result.stdout
-
-
-def test_doctor_reports_what_is_broken(tmp_path):
-    result = CliRunner().invoke(app, ["doctor", "--model", str(tmp_path)])
-    assert result.exit_code == 1 and "BROKEN" in result.stdout and "Traceback" not in result.output
-    assert "checks failed" in result.stderr
 
 
 # ---------------------------------------------------------------------------------------- pipes and programs

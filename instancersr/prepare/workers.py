@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
-import os
-import signal
-import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -15,15 +10,11 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from pathlib import Path
 
-from ..errors import MissingPackage, UserError
+from ..errors import UserError
+from ..parallel import AHEAD, run_on_cluster, start_worker
 from .photos import Photo, Shard, Skipped
 from .sample import Sample, Settings, make_sample
 from .shards import ShardRecord, write_shard
-
-AHEAD = 4
-"""Tasks that wait for each worker: enough to keep it busy, few enough to hold their results in memory."""
-RETRIES = 10
-"""How often Ray does a shard again whose worker or machine died."""
 
 
 def run_local(shards: Sequence[Shard], out: Path, settings: Settings, device: str, workers: int,
@@ -37,7 +28,7 @@ def run_local(shards: Sequence[Shard], out: Path, settings: Settings, device: st
         UserError: a worker was killed, or a model cannot be loaded.
     """
     # spawn: a fork would copy locks that torch's threads hold
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
     try:
         photos = chain.from_iterable(shard.photos for shard in shards)
         samples = _in_order(pool, photos, settings, device, AHEAD * workers, advance)
@@ -63,19 +54,6 @@ def _in_order(pool: ProcessPoolExecutor, photos: Iterable[Photo], settings: Sett
         advance(1)
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed cannot end its workers, and they would wait for it for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
 def run_ray(shards: Sequence[Shard], out: Path, settings: Settings, device: str, address: str,
             advance: Callable[[int], None]) -> Iterator[ShardRecord]:
     """Shards as Ray tasks, one core each, and one GPU each where `device` is cuda, in the order they are done.
@@ -88,47 +66,10 @@ def run_ray(shards: Sequence[Shard], out: Path, settings: Settings, device: str,
     Raises:
         UserError: there is no cluster, a model cannot be loaded, or a shard failed too often.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingPackage(error, "scale") from error
-    started = not ray.is_initialized()
-    if started:
-        try:
-            _knock(address)
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (OSError, ValueError) as error:
-            raise UserError(f"--ray {address}: no cluster answers; start one with: ray start --head "
-                            f"({str(error).splitlines()[0]})") from error
-    try:
-        gpus = int(device == "cuda" and settings.needs_models)
-        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_make_shard)
-        waiting: dict = {}
-        todo = iter(shards)
-        while True:
-            # one by one: the cluster may grow meanwhile, and the photo lists of all shards would fill its memory
-            room = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1))) - len(waiting)
-            waiting |= {task.remote(shard, out, settings, device): shard for shard in islice(todo, max(0, room))}
-            if not waiting:
-                return
-            [done], _ = ray.wait(list(waiting), num_returns=1)
-            record = ray.get(done)
-            advance(len(waiting.pop(done).photos))
-            yield record
-    except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, Exception) else error) from None
-    except ray.exceptions.RayError as error:
-        raise UserError(f"--ray {address}: {str(error).splitlines()[0]}; the same command goes on") from error
-    finally:
-        if started:
-            ray.shutdown()
-
-
-def _knock(address: str) -> None:
-    """Ray itself tries for minutes. Raises OSError or ValueError where nobody answers at `HOST:PORT`."""
-    if address not in ("auto", "local"):
-        host, _, port = address.removeprefix("ray://").rpartition(":")
-        socket.create_connection((host, int(port)), timeout=10).close()
+    gpus = int(device == "cuda" and settings.needs_models)
+    for shard, record in run_on_cluster(_make_shard, shards, address, out, settings, device, gpus=gpus):
+        advance(len(shard.photos))
+        yield record
 
 
 def _make_shard(shard: Shard, out: Path, settings: Settings, device: str) -> ShardRecord:
