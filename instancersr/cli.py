@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -81,8 +82,24 @@ def upscale(
         typer.Option(min=0, max=1, help="1 stays closest to the input, 0 is richest in new detail; "
                      "without it, the model's own balance."),
     ] = None,
+    strength: Annotated[
+        float, typer.Option(min=0, max=1, help="How much of the restoration: 1 is all of it, 0 stays closest to the "
+                            "input.")
+    ] = 1.0,
+    instance: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TARGET=STRENGTH", help="Another strength for one object, named by its id (--instances "
+                     "lists them; 0: what is no object's), by a point X,Y of the output, or by a black and white "
+                     "picture, as large as the input or the output, that is white there. May be repeated."),
+    ] = None,
+    resample: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TARGET", help="Draw one object once more, with the noise of --seed; the rest is the "
+                     "picture of seed 0. May be repeated."),
+    ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same picture.")
+        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same picture; with --resample, it is "
+                          "that of the objects drawn once more.")
     ] = 0,
     start_from: Annotated[
         Literal["noise", "lr"], typer.Option(help="Begin from pure noise, or from the noised input.")
@@ -97,7 +114,8 @@ def upscale(
         str, typer.Option(help="'builtin', a folder saved by save_pretrained, or a hub id.")
     ] = "builtin",
     instances: Annotated[
-        bool, typer.Option("--instances", help="Also write NAME_instances.png: one colour an object.")
+        bool, typer.Option("--instances", help="Also write NAME_instances.png, one colour an object, and "
+                           "NAME_instances.json, their ids and places.")
     ] = False,
     format: Annotated[
         str, typer.Option(help="File type of the results: png, jpg, webp, tiff, bmp or avif.")
@@ -130,6 +148,10 @@ def upscale(
     _check_tile(tile)
     if watch and not all(path.is_dir() for path in inputs):
         raise typer.BadParameter("folders are watched, not files", param_hint="--watch")
+    strengths = [_split_strength(text) for text in instance or []]
+    if resample and seed == 0:
+        raise typer.BadParameter("give the new noise a --seed other than 0, which is the rest's",
+                                 param_hint="--resample")
     to_stdout = output == PIPE
     with _one_line_errors(), _piped(inputs, output, _suffix(format), as_json or instances) as (files, output):
         from instancersr.inference.batch import plan_jobs
@@ -141,8 +163,11 @@ def upscale(
             return [job for job in found if not job.output.exists()] if skip_existing or watch else found
 
         options = {"num_inference_steps": steps, "start_from": start_from, "fidelity": fidelity,
-                   "color_fix": color_fix, "tile": tile or None}
-        call = Call(model, device, threads or _threads_each(jobs), scale, seed, options)
+                   "strength": strength, "color_fix": color_fix, "tile": tile or None}
+        call = Call(model, device, threads or _threads_each(jobs), scale, 0 if resample else seed, options)
+        if strengths or resample:
+            _check_single(plan(), watch)
+            call = replace(call, edits=lambda job: _edits(job.source, scale, strengths, resample or [], seed))
         batches = watch_folders(plan) if watch else iter([plan()])
         with _Progress(Console(stderr=True), {"seed": seed, "model": model} if as_json else None, silent=to_stdout,
                        names={str(files[0]): "stdin"} if inputs == [PIPE] else {}) as progress:
@@ -164,7 +189,7 @@ def _run_batches(batches: Iterator[list[Job]], call: Call, workers: int, ray: st
             progress.expect(len(batch))
             if ray is not None:
                 results = run_cluster(batch, call, ray)
-            elif workers > 1:
+            elif workers > 1 and len(batch) > 1:
                 results = run_local(batch, call, workers)
             else:
                 results = run_here(batch, call, progress.begin, progress.tiles)
@@ -218,6 +243,38 @@ def _check_tile(tile: int) -> None:
     if 0 < tile < SMALLEST_TILE:
         raise typer.BadParameter(f"a tile has at least {SMALLEST_TILE} pixels a side (0: automatic)",
                                  param_hint="--tile")
+
+
+def _split_strength(text: str) -> tuple[str, float]:
+    target, _, value = text.rpartition("=")
+    try:
+        strength = float(value)
+        if not (target and 0 <= strength <= 1):
+            raise ValueError
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not TARGET=STRENGTH with a strength of 0 to 1, such as 7=0.3",
+                                 param_hint="--instance") from None
+    return target, strength
+
+
+def _check_single(jobs: list[Job], watch: bool) -> None:
+    if watch or len(jobs) != 1:
+        number = "a folder that is watched" if watch else str(len(jobs))
+        raise UserError(f"--instance and --resample are for a single picture; here are {number}")
+
+
+def _edits(source: Path, scale: float, strengths: list[tuple[str, float]], resample: list[str],
+           seed: int) -> list[Any]:
+    """The `Edit`s of a single picture; their targets may be masks, which have its size."""
+    if not (strengths or resample):
+        return []
+    from instancersr.inference.images import read_image
+    from instancersr.inference.objects import Edit, read_target
+
+    height, width = read_image(source).rgb.shape[:2]
+    sizes = (height, width), (round(height * scale), round(width * scale))
+    return ([Edit(read_target(target, *sizes), seed=seed) for target in resample]
+            + [Edit(read_target(target, *sizes), strength=value) for target, value in strengths])
 
 
 def _suffix(format: str) -> str:

@@ -20,7 +20,7 @@ PACKAGES = ("torch", "diffusers", "numpy", "scipy", "pillow", "safetensors", "py
 WEIGHTS = Path(__file__).parent / "weights"
 CHECKSUMS = WEIGHTS / "SHA256SUMS"
 """In sha256sum's format: of every file of weights in the package."""
-FIXED_MEMORY, MEMORY_PER_PIXEL = 0.75e9, 50
+FIXED_MEMORY, MEMORY_PER_PIXEL = 1.15e9, 24
 """Bytes that an upscale takes with the shipped weights on a CPU: for itself, and for each pixel of the result
 (`benchmarks/memory.py` at several sizes; docs/decisions.md)."""
 LOW_MEMORY = 2e9

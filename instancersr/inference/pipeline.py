@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,19 @@ from ..instances import decode_id_map
 from ..models import ControlNet, DetailDecoder, JointDiT, RestorationNetwork
 from .color import COLOR_FIXES, match_color
 from .images import read_image
+from .objects import (
+    Edit,
+    Kept,
+    Patch,
+    fade_in,
+    find_object,
+    latent_mask,
+    latents_of,
+    mix_strengths,
+    plan_crops,
+    resample,
+    soft_mask,
+)
 from .tiling import IdCanvas, Tile, TileCanvas, plan_tiles
 
 Picture = Image.Image | np.ndarray | str | os.PathLike
@@ -45,10 +58,14 @@ NOISE_BAND = 16
 
 @dataclass
 class InstanceRSROutput(BaseOutput):
-    """images: PIL pictures. instances: (H, W) int32 instance ids at their size, 0 = none. One each."""
+    """images: PIL pictures. instances: (H, W) int32 instance ids at their size, 0 = none. One each.
+
+    kept: what `InstanceRSRPipeline.edit` needs; None unless it was asked for.
+    """
 
     images: list[Image.Image]
     instances: list[np.ndarray]
+    kept: Kept | None = None
 
 
 class InstanceRSRPipeline(DiffusionPipeline):
@@ -98,7 +115,8 @@ class InstanceRSRPipeline(DiffusionPipeline):
     def __call__(self, image: Picture, scale: float = 4, num_inference_steps: int | None = None,
                  generator: torch.Generator | None = None, start_from: Literal["noise", "lr"] = "noise",
                  fidelity: float | None = None, color_fix: str = "wavelet", tile: int | None = None,
-                 tile_batch: int = 1, progress: Callable[[int, int], None] | None = None) -> InstanceRSROutput:
+                 tile_batch: int = 1, progress: Callable[[int, int], None] | None = None, *, strength: float = 1.0,
+                 edits: Sequence[Edit] = (), keep_latents: bool = False) -> InstanceRSROutput:
         """Upscales one picture.
 
         Args:
@@ -113,33 +131,89 @@ class InstanceRSRPipeline(DiffusionPipeline):
             tile: side of a tile in LR pixels; None chooses, and chooses smaller ones when memory runs out.
             tile_batch: tiles computed at once.
             progress: called with (tiles done, tiles in all).
+            strength: 1 is the picture at this fidelity, 0 the one closest to the input: the fidelity becomes
+                1 - strength * (1 - fidelity).
+            edits: other strengths, or other noise, for single objects, as for `edit`.
+            keep_latents: let `edit` go on from the result. Takes memory: see `Kept`.
 
         Raises:
-            ValueError: an argument is out of its range.
+            ValueError: an argument is out of its range, or an edit names what is not there.
             ImageError: the file cannot be read.
         """
         lr = _to_array(image)
         steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
         fidelity = self.config.default_fidelity if fidelity is None else fidelity
-        _check_call(lr, scale, steps, start_from, fidelity, color_fix, tile, tile_batch)
+        _check_call(lr, scale, steps, start_from, fidelity, color_fix, tile, tile_batch, strength)
         generator = torch.Generator().manual_seed(0) if generator is None else generator
-        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        settings = _Settings(steps, seed, start_from, fidelity, color_fix, tile_batch)
-        first = min(scale, NATIVE_SCALE)
-        picture, ids = self._upscale(lr, settings, tile, progress)
-        picture, ids = _resized(picture, ids, [round(side * first) for side in lr.shape[:2]])
-        if scale > NATIVE_SCALE:
-            second = self(picture, scale / NATIVE_SCALE, steps, generator, start_from, fidelity, color_fix, tile,
-                          tile_batch, progress)
-            size = [round(side * scale) for side in lr.shape[:2]]
-            picture, ids = _resized(np.asarray(second.images[0]), second.instances[0], size)
-        return InstanceRSROutput(images=[Image.fromarray(picture)], instances=[ids])
+        seed = _draw_seed(generator)
+        second_seed = _draw_seed(generator) if scale > NATIVE_SCALE else 0
+        keep = keep_latents or len(edits) > 0
+        settings = Settings(steps, seed, start_from, fidelity, strength, color_fix, tile_batch, keep)
+        kept = replace(self._upscale(lr, settings, tile, progress), scale=scale, tile=tile, second_seed=second_seed)
+        picture, ids = self._render(kept, progress)
+        out = InstanceRSROutput(images=[Image.fromarray(picture)], instances=[ids], kept=kept if keep else None)
+        if edits:
+            out = self.edit(out, edits, progress)
+        return out if keep_latents else InstanceRSROutput(images=out.images, instances=out.instances)
+
+    @torch.no_grad()
+    def edit(self, out: InstanceRSROutput, edits: Sequence[Edit],
+             progress: Callable[[int, int], None] | None = None) -> InstanceRSROutput:
+        """Changes objects of an upscale that was made with `keep_latents=True`; `out` itself stays as it is.
+
+        Pixels farther than 16 from every object that is named stay as they are. A strength costs next to nothing,
+        a re-sampling as much as the tiles' parts around the object. Beyond four times, the edit is done in the first
+        pass, and the second pass runs again.
+
+        Args:
+            out: the upscale, or the result of an earlier edit, on which this one builds. Ids and points are those of
+                `out.instances`, which stays the same.
+            edits: applied in their order.
+            progress: called with (parts of tiles done, parts in all).
+
+        Raises:
+            ValueError: nothing was kept, or an edit names what is not there.
+        """
+        if out.kept is None:
+            raise ValueError("edit: nothing was kept of this upscale; make it with keep_latents=True")
+        kept, ids = out.kept, out.instances[0]
+        masks = [find_object(edit.target, ids) for edit in edits]
+        native = [kept.to_native(mask) for mask in masks]
+        crops = [[] if edit.seed is None else self._plan_crops(mask, kept)
+                 for edit, mask in zip(edits, native, strict=True)]
+        count = _counter(sum(map(len, crops)), progress)
+        for edit, mask, parts in zip(edits, native, crops, strict=True):
+            if edit.seed is not None:
+                kept = self._resample(kept, mask, parts, edit.seed, count)
+            if edit.strength is not None:
+                kept = kept.with_strength(mask, edit.strength)
+        picture, _ = self._render(kept, progress)
+        if kept.scale > NATIVE_SCALE and masks:  # the second pass may change anything
+            share = soft_mask(np.logical_or.reduce(masks))
+            picture = fade_in(np.asarray(out.images[0]), picture, share)
+        return InstanceRSROutput(images=[Image.fromarray(picture)], instances=[ids], kept=kept)
+
+    def _render(self, kept: Kept, progress: Callable[[int, int], None] | None) -> tuple[np.ndarray, np.ndarray]:
+        """The picture (H, W, 3) uint8 at the strengths and the scale asked for, and its ids (H, W)."""
+        box = np.s_[: kept.size[0] * NATIVE_SCALE, : kept.size[1] * NATIVE_SCALE]
+        picture, ids = mix_strengths(kept.pictures, kept.settings, kept.strengths)[box], kept.ids[box]
+        picture, ids = _resized(picture, ids, [round(side * min(kept.scale, NATIVE_SCALE)) for side in kept.size])
+        if kept.scale > NATIVE_SCALE:
+            strengths = kept.strengths
+            settings = replace(kept.settings, seed=kept.second_seed, keep=strengths is not None)
+            second = self._upscale(picture, settings, kept.tile, progress)
+            if strengths is not None:
+                strengths = second.to_native(strengths[box])
+            picture = mix_strengths(second.pictures, second.settings, strengths)
+            box = np.s_[: second.size[0] * NATIVE_SCALE, : second.size[1] * NATIVE_SCALE]
+            picture, ids = _resized(picture[box], second.ids[box], [round(side * kept.scale) for side in kept.size])
+        return picture, ids
 
     # ------------------------------------------------------------------------------------------ tiles
 
-    def _upscale(self, lr: np.ndarray, settings: _Settings, tile: int | None,
-                 progress: Callable[[int, int], None] | None) -> tuple[np.ndarray, np.ndarray]:
-        """(h, w, 3) uint8 -> (4h, 4w, 3) uint8 and (4h, 4w) int32, with smaller tiles after running out of memory."""
+    def _upscale(self, lr: np.ndarray, settings: Settings, tile: int | None,
+                 progress: Callable[[int, int], None] | None) -> Kept:
+        """(h, w, 3) uint8 -> its enlargement by four, with smaller tiles after running out of memory."""
         side = tile or TILE
         while True:
             try:
@@ -150,54 +224,127 @@ class InstanceRSRPipeline(DiffusionPipeline):
                     raise
                 torch.cuda.empty_cache()
 
-    def _upscale_tiled(self, lr: np.ndarray, settings: _Settings, side: int,
-                       progress: Callable[[int, int], None] | None) -> tuple[np.ndarray, np.ndarray]:
-        height, width = lr.shape[:2]
+    def _upscale_tiled(self, lr: np.ndarray, settings: Settings, side: int,
+                       progress: Callable[[int, int], None] | None) -> Kept:
         padded = _padded(lr)
         side = max(SMALLEST, side // LR_TOKEN * LR_TOKEN)
         overlap = min(OVERLAP, side // 2)
         rows, columns = padded.shape[:2]
         tiles = plan_tiles(rows, columns, side, overlap, LR_TOKEN)
-        canvas = TileCanvas(rows, columns, overlap, NATIVE_SCALE)
+        canvases = {fidelity: TileCanvas(rows, columns, overlap, NATIVE_SCALE) for fidelity in settings.fidelities}
         ids = IdCanvas(rows, columns, overlap, NATIVE_SCALE)
-        noise = NoiseField(settings.seed, self.transformer.config.in_channels, columns // 2)
+        noise = self._noise(settings.seed, padded)
+        latents: list[Tensor] = []
         for number, group in enumerate(_groups(tiles, settings.tile_batch)):
-            photos, maps = self._sample_tiles(padded, group, noise, settings)
-            for place, photo, instance_map in zip(group, photos, maps, strict=True):
-                canvas.add(place, photo)
-                ids.add(place, decode_id_map(instance_map.clamp(0, 1).permute(1, 2, 0).numpy()))
+            photos, maps, z = self._sample_tiles(padded, group, noise, settings)
+            for index, place in enumerate(group):
+                for fidelity, canvas in canvases.items():
+                    canvas.add(place, photos[fidelity][index])
+                ids.add(place, decode_id_map(maps[index].clamp(0, 1).permute(1, 2, 0).numpy()))
+            if settings.keep:
+                latents.extend(z.cpu())
             if progress is not None:
                 progress(min((number + 1) * settings.tile_batch, len(tiles)), len(tiles))
-        box = np.s_[: height * NATIVE_SCALE, : width * NATIVE_SCALE]
-        return canvas.finish()[box], ids.finish()[box]
+        pictures = {fidelity: canvas.finish() for fidelity, canvas in canvases.items()}
+        return Kept(settings, NATIVE_SCALE, None, 0, lr.shape[:2], padded, tiles, overlap, latents, pictures,
+                    ids.finish())
 
     def _sample_tiles(self, lr: np.ndarray, tiles: list[Tile], noise: NoiseField,
-                      settings: _Settings) -> tuple[Tensor, Tensor]:
-        """Photos and instance maps of some tiles of one shape, (B, 3, 4h, 4w) each, on the CPU."""
-        stack = np.stack([lr[t.slices] for t in tiles])
-        y = torch.from_numpy(stack).permute(0, 3, 1, 2).to(self.device, self.transformer.dtype) / 255  # (B, 3, h, w)
-        eps = torch.stack([noise.window(t) for t in tiles]).to(y)
+                      settings: Settings) -> tuple[dict[float, Tensor], Tensor, Tensor]:
+        """Photos at each fidelity and instance maps of some tiles of one shape, (B, 3, 4h, 4w) each, and z."""
+        y, eps = self._pixels(lr, tiles), self._noise_of(noise, tiles)
         features, restored = restore(self.restoration, y)
         denoiser = Denoiser(self.transformer, self.controlnet, self.scheduler)
         z, _ = sample(denoiser, encode(self.autoencoder, restored), eps, settings.steps, settings.start_from)
         z_x, z_m = split(z)
+        photos = self._photos(z_x, features, restored, settings, dict.fromkeys(settings.fidelities, y))
+        return photos, decode(self.autoencoder, z_m).float().cpu(), z
+
+    def _photos(self, z_x: Tensor, features: Tensor | None, restored: Tensor, settings: Settings,
+                references: dict[float, Tensor]) -> dict[float, Tensor]:
+        """Fidelity -> photo (B, 3, 4h, 4w) on the CPU, in the colours of its reference (B, 3, any, any)."""
         photo = decode_photo(self.autoencoder, self.detail_decoder, z_x, features)
-        instance_map = decode(self.autoencoder, z_m)
-        photo = settings.fidelity * restored + (1 - settings.fidelity) * photo
-        photo = match_color(photo.float(), y.float(), settings.color_fix)
-        return photo.cpu(), instance_map.float().cpu()
+        mixed = {f: f * restored + (1 - f) * photo for f in references}
+        return {f: match_color(p.float(), references[f].float(), settings.color_fix).cpu() for f, p in mixed.items()}
+
+    def _pixels(self, lr: np.ndarray, tiles: list[Tile]) -> Tensor:
+        """y of some tiles, (B, 3, h, w) in [0, 1]."""
+        stack = np.stack([lr[t.slices] for t in tiles])
+        return torch.from_numpy(stack).permute(0, 3, 1, 2).to(self.device, self.transformer.dtype) / 255
+
+    def _noise(self, seed: int, padded: np.ndarray) -> NoiseField:
+        return NoiseField(seed, self.transformer.config.in_channels, padded.shape[1] // 2)
+
+    def _noise_of(self, field: NoiseField, tiles: list[Tile]) -> Tensor:
+        return torch.stack([field.window(t) for t in tiles]).to(self.device, self.transformer.dtype)
+
+    # ---------------------------------------------------------------------------------------- objects
+
+    def _plan_crops(self, mask: np.ndarray, kept: Kept) -> list[tuple[int, Tile]]:
+        crops = plan_crops(mask, kept.tiles)
+        if self.transformer.config.base_grid is None:
+            return crops
+        # Positions are spread over the whole grid of a tile: a part of it would have others.
+        return [(number, kept.tiles[number]) for number in sorted({number for number, _ in crops})]
+
+    def _resample(self, kept: Kept, mask: np.ndarray, crops: list[tuple[int, Tile]], seed: int,
+                  done: Callable[[], None]) -> Kept:
+        """Draws what lies under the mask (4H, 4W) once more; `done` is called after each crop."""
+        share = torch.from_numpy(latent_mask(mask)).to(self.device, self.transformer.dtype)
+        fields = (self._noise(kept.settings.seed, kept.lr),
+                  self._noise(_draw_seed(torch.Generator().manual_seed(seed)), kept.lr))
+        latents = list(kept.latents)
+        patch = Patch(mask, [crop for _, crop in crops], kept.overlap)
+        for number, crop in crops:
+            place = (..., *latents_of(crop, kept.tiles[number]))
+            z, photos = self._resample_crop(kept, crop, kept.tiles[number], latents[number][place], share, fields)
+            latents[number] = latents[number].clone()
+            latents[number][place] = z
+            patch.add(kept.tiles[number], crop, photos)
+            done()
+        return replace(kept, latents=latents, pictures=patch.apply(kept.pictures))
+
+    def _resample_crop(self, kept: Kept, crop: Tile, tile: Tile, known: Tensor, share: Tensor,
+                       fields: tuple[NoiseField, NoiseField]) -> tuple[Tensor, dict[float, Tensor]]:
+        """z (2C, h / 2, w / 2) and the photos (3, 4h, 4w) of a part of a tile, drawn anew where `share` says."""
+        settings, y = kept.settings, self._pixels(kept.lr, [crop])
+        features, restored = restore(self.restoration, y)
+        offset = torch.tensor([[crop.top - tile.top, crop.left - tile.left]]) // LR_TOKEN
+        denoiser = Denoiser(self.transformer, self.controlnet, self.scheduler)
+        old, new = (self._noise_of(field, [crop]) for field in fields)
+        z = resample(denoiser, encode(self.autoencoder, restored), known[None].to(y), share[latents_of(crop)],
+                     (old, new), settings.steps, settings.start_from, offset)
+        references = dict.fromkeys(settings.fidelities - {1.0}, y)
+        if settings.color_fix == "adain":  # a crop has other means than its tile: those of the picture before
+            rows, columns = crop.scaled(NATIVE_SCALE)
+            references = {f: self._pixels(kept.pictures[f], [Tile(rows.start, columns.start, rows.stop - rows.start,
+                                                                  columns.stop - columns.start)]) for f in references}
+        photos = self._photos(split(z)[0], features, restored, settings, references)
+        return z[0].cpu(), {fidelity: photo[0] for fidelity, photo in photos.items()}
 
 
 @dataclass(frozen=True)
-class _Settings:
+class Settings:
     """What is the same for every tile of a call."""
 
     steps: int
     seed: int
     start_from: str
     fidelity: float
+    strength: float
     color_fix: str
     tile_batch: int
+    keep: bool
+
+    @property
+    def shown(self) -> float:
+        """The fidelity that fidelity and strength together ask for."""
+        return 1 - self.strength * (1 - self.fidelity) if self.strength != 1 else self.fidelity
+
+    @property
+    def fidelities(self) -> set[float]:
+        """Those of the pictures that are made: for edits also the two ends of a strength."""
+        return {self.shown, self.fidelity, 1.0} if self.keep else {self.shown}
 
 
 class NoiseField:
@@ -287,7 +434,7 @@ def _to_array(image: Picture) -> np.ndarray:
 
 
 def _check_call(lr: np.ndarray, scale: float, steps: int, start_from: str, fidelity: float, color_fix: str,
-                tile: int | None, tile_batch: int) -> None:
+                tile: int | None, tile_batch: int, strength: float) -> None:
     if min(lr.shape[:2]) < SMALLEST:
         raise ValueError(f"image: {lr.shape[1]}x{lr.shape[0]} is too small, at least {SMALLEST}x{SMALLEST} is needed")
     if not 1 <= scale <= NATIVE_SCALE**2:
@@ -304,6 +451,8 @@ def _check_call(lr: np.ndarray, scale: float, steps: int, start_from: str, fidel
         raise ValueError(f"tile must be at least {SMALLEST}, not {tile}")
     if tile_batch < 1:
         raise ValueError(f"tile_batch must be 1 or more, not {tile_batch}")
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength must be 0 to 1, not {strength}")
 
 
 def _padded(lr: np.ndarray) -> np.ndarray:
@@ -324,3 +473,14 @@ def _resized(picture: np.ndarray, ids: np.ndarray, size: list[int]) -> tuple[np.
 def _groups(tiles: list[Tile], size: int) -> Iterator[list[Tile]]:
     for start in range(0, len(tiles), size):
         yield tiles[start : start + size]
+
+
+def _draw_seed(generator: torch.Generator) -> int:
+    """Of a noise field."""
+    return int(torch.randint(2**62, (), generator=generator, device=generator.device))
+
+
+def _counter(total: int, progress: Callable[[int, int], None] | None) -> Callable[[], None]:
+    """Calls `progress` with (calls so far, total)."""
+    numbers = iter(range(1, total + 1))
+    return lambda: progress(next(numbers), total) if progress is not None else None

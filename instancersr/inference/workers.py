@@ -6,14 +6,17 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..parallel import run_on_cluster, start_worker
 from .batch import Job, Result, run_jobs
 from .loading import Device, load_pipeline
+
+if TYPE_CHECKING:
+    from .objects import Edit
 
 RESTARTS = 3
 """How often workers that were killed are replaced."""
@@ -28,6 +31,7 @@ class Call:
         scale: enlargement.
         seed: of each picture's noise: the result depends neither on the batch nor on the process.
         options: the pipeline's other arguments.
+        edits: gives those of a job, where there are some; for this process only.
     """
 
     model: str = "builtin"
@@ -36,16 +40,18 @@ class Call:
     scale: float = 4
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+    edits: Callable[[Job], list[Edit]] | None = None
 
     def load(self) -> Any:
         """The pipeline; this process loads it once."""
         return _load(self.model, self.device, self.threads)
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self, job: Job) -> dict[str, Any]:
         """Of the pipeline's call, for one picture. The generator is on the CPU, so that devices agree."""
         import torch
 
-        return self.options | {"generator": torch.Generator().manual_seed(self.seed)}
+        edits = {"edits": self.edits(job)} if self.edits else {}
+        return self.options | edits | {"generator": torch.Generator().manual_seed(self.seed)}
 
 
 @lru_cache(maxsize=1)
@@ -56,7 +62,7 @@ def _load(model: str, device: Device, threads: int | None) -> Any:
 def run_here(jobs: list[Job], call: Call, begin: Callable[[str], None],
              tiles: Callable[[int, int], None]) -> Iterator[Result]:
     """The jobs one by one in this process; `begin` and `tiles` as `run_jobs` and the pipeline call them."""
-    return run_jobs(jobs, call.load, call.scale, lambda: call.arguments() | {"progress": tiles}, begin)
+    return run_jobs(jobs, call.load, call.scale, lambda job: call.arguments(job) | {"progress": tiles}, begin)
 
 
 def run_local(jobs: list[Job], call: Call, workers: int) -> Iterator[Result]:
@@ -102,8 +108,11 @@ def run_cluster(jobs: list[Job], call: Call, address: str) -> Iterator[Result]:
     Raises:
         ModelError, UserError: as `run_local`; or there is no cluster.
     """
-    tasks = run_on_cluster(do_job, jobs, address, call, cpus=call.threads or 1, gpus=int(call.device == "cuda"))
-    return (result for _, result in tasks)
+    by_path = {job.output.absolute(): job for job in jobs}
+    absolute = [replace(job, source=job.source.absolute(), output=job.output.absolute(),
+                        instances=job.instances and job.instances.absolute()) for job in jobs]
+    tasks = run_on_cluster(do_job, absolute, address, call, cpus=call.threads or 1, gpus=int(call.device == "cuda"))
+    return (replace(result, job=by_path[job.output]) for job, result in tasks)
 
 
 def do_job(job: Job, call: Call) -> Result:

@@ -88,7 +88,7 @@ def test_zoomed_crops_of_all_methods_show_one_place(page):
     page.locator("tbody[data-image=c] .picture").first.click()
     names = page.locator("dialog figcaption").all_inner_texts()
     assert [name.split("\n")[0] for name in names] == ["input", "truth", "cubic", "soft"]
-    assert "ssim 0." in names[3] and "ssim" not in names[0]
+    assert "ssim\u00a00." in names[3] and "ssim" not in names[0]
     positions = "all => all.map(i => [i.style.width, i.style.left, i.style.top])"
     before = page.eval_on_selector_all("dialog img", positions)
     page.keyboard.press("+")
