@@ -612,25 +612,30 @@ def doctor(
     model: Annotated[str, typer.Option(help="What to try: 'builtin', a folder, or a hub id.")] = "builtin",
     device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
 ) -> None:
-    """Show what this installation consists of, whether it works, and what could be better."""
+    """Show what this installation consists of, try the model on a 16x16 picture, and say what could be better."""
     from rich.table import Table
 
-    from instancersr.doctor import examine
-
-    checks = examine(model, device)
-    table = Table("", "what", "found")
-    for check in checks:
-        table.add_row(Text("ok", "green") if check.ok else Text("BROKEN", "red"), check.name, _line(check.found))
-    out = Console()
-    # Off a terminal a table of 80 columns would cut what has to be pasted into a report.
-    out = out if out.is_terminal else Console(width=160)
-    out.print(table)
-    for check in checks:
-        if check.advice:
-            out.print(_line(f"{check.name}: {check.advice}"), style="yellow", soft_wrap=True)
-    broken = sum(not check.ok for check in checks)
-    if broken:
-        _fail(Console(stderr=True), f"{broken} of {len(checks)} checks failed", 1)
+    with _one_line_errors():
+        try:
+            from instancersr.doctor import examine
+        except ImportError as error:
+            raise UserError(f"a package is missing or broken ({error}); pip install --force-reinstall "
+                            "instancersr") from error
+        table = Table("", "what", "found")
+        findings = list(examine(model, device))
+        for finding in findings:
+            mark = Text("ok", "green") if finding.works else Text("BROKEN", "red")
+            table.add_row(mark, finding.name, _line(finding.found))
+        out = Console()
+        # Off a terminal a table of 80 columns would cut what has to be pasted into a report.
+        out = out if out.is_terminal else Console(width=160)
+        out.print(table)
+        for finding in findings:
+            if finding.advice:
+                out.print(_line(f"{finding.name}: {finding.advice}"), soft_wrap=True)
+        broken = sum(not finding.works for finding in findings)
+        if broken:
+            _fail(Console(stderr=True), f"{broken} of {len(findings)} checks failed", 1)
 
 
 # ----------------------------------------------------------------------------------------------------- common
