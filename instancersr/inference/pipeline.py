@@ -22,8 +22,9 @@ from torch import Tensor
 from .. import models
 from ..diffusion import Denoiser, decode, encode, sample, split
 from ..instances import decode_id_map
-from ..models import ControlNet, JointDiT, RestorationNetwork
+from ..models import ControlNet, JointDiT, MapDecoder, RestorationNetwork
 from ..models.restoration import enlarge
+from ..segmentation import segment
 from .color import COLOR_FIXES, match_color
 from .images import read_image
 from .tiling import IdCanvas, Tile, TileCanvas, plan_tiles
@@ -62,15 +63,17 @@ class InstanceRSRPipeline(DiffusionPipeline):
         scheduler: a `DDIMScheduler` with explicit `timestep_spacing`.
         default_steps: sampling steps where the call does not say.
         default_fidelity: fidelity where the call does not say.
+        map_decoder: merges regions of y-hat into instances, or None to read the instance map's colours alone.
     """
 
-    _optional_components = ["restoration"]
+    _optional_components = ["restoration", "map_decoder"]
 
     def __init__(self, autoencoder: Any, restoration: RestorationNetwork | None, transformer: JointDiT,
-                 controlnet: ControlNet, scheduler: Any, default_steps: int = 4, default_fidelity: float = 0.0):
+                 controlnet: ControlNet, scheduler: Any, default_steps: int = 4, default_fidelity: float = 0.0,
+                 map_decoder: MapDecoder | None = None):
         super().__init__()
         self.register_modules(autoencoder=autoencoder, restoration=restoration, transformer=transformer,
-                              controlnet=controlnet, scheduler=scheduler)
+                              controlnet=controlnet, scheduler=scheduler, map_decoder=map_decoder)
         self.register_to_config(default_steps=default_steps, default_fidelity=default_fidelity)
 
     @classmethod
@@ -162,17 +165,17 @@ class InstanceRSRPipeline(DiffusionPipeline):
         noise = NoiseField(settings.seed, self.transformer.config.in_channels, columns // 2)
         for number, group in enumerate(_groups(tiles, settings.tile_batch)):
             photos, maps = self._sample_tiles(padded, group, noise, settings)
-            for place, photo, instance_map in zip(group, photos, maps, strict=True):
+            for place, photo, instance_ids in zip(group, photos, maps, strict=True):
                 canvas.add(place, photo)
-                ids.add(place, decode_id_map(instance_map.clamp(0, 1).permute(1, 2, 0).numpy()))
+                ids.add(place, instance_ids)
             if progress is not None:
                 progress(min((number + 1) * settings.tile_batch, len(tiles)), len(tiles))
         box = np.s_[: height * NATIVE_SCALE, : width * NATIVE_SCALE]
         return canvas.finish()[box], ids.finish()[box]
 
     def _sample_tiles(self, lr: np.ndarray, tiles: list[Tile], noise: NoiseField,
-                      settings: _Settings) -> tuple[Tensor, Tensor]:
-        """Photos and instance maps of some tiles of one shape, (B, 3, 4h, 4w) each, on the CPU."""
+                      settings: _Settings) -> tuple[Tensor, list[np.ndarray]]:
+        """Photos (B, 3, 4h, 4w), on the CPU, and instance ids (4h, 4w) of some tiles of one shape."""
         stack = np.stack([lr[t.slices] for t in tiles])
         y = torch.from_numpy(stack).permute(0, 3, 1, 2).to(self.device, self.transformer.dtype) / 255  # (B, 3, h, w)
         eps = torch.stack([noise.window(t) for t in tiles]).to(y)
@@ -183,7 +186,12 @@ class InstanceRSRPipeline(DiffusionPipeline):
         photo, instance_map = decode(self.autoencoder, z_x), decode(self.autoencoder, z_m)
         photo = settings.fidelity * restored + (1 - settings.fidelity) * photo
         photo = match_color(photo.float(), y.float(), settings.color_fix)
-        return photo.cpu(), instance_map.float().cpu()
+        return photo.cpu(), [self._read_map(*pair) for pair in zip(restored, instance_map, strict=True)]
+
+    def _read_map(self, restored: Tensor, instance_map: Tensor) -> np.ndarray:
+        """(3, H, W) each -> (H, W) int32 ids."""
+        photo, colors = (p.float().clamp(0, 1).permute(1, 2, 0).cpu().numpy() for p in (restored, instance_map))
+        return decode_id_map(colors) if self.map_decoder is None else segment(photo, colors, self.map_decoder)
 
 
 @dataclass(frozen=True)

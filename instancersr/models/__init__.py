@@ -2,7 +2,8 @@
 
 from .autoencoder import BlockAutoencoder
 from .controlnet import ControlNet
+from .map_decoder import MapDecoder
 from .restoration import RestorationNetwork
 from .transformer import JointDiT
 
-__all__ = ["BlockAutoencoder", "ControlNet", "JointDiT", "RestorationNetwork"]
+__all__ = ["BlockAutoencoder", "ControlNet", "JointDiT", "MapDecoder", "RestorationNetwork"]
