@@ -22,8 +22,8 @@ REGION_SCALE = 0.08
 """Felzenszwalb's k, in units of colour distance: how much contrast small regions need to stay apart."""
 LEAST_REGION = 20
 """Cells; smaller regions are joined to a neighbour. 320 HR pixels."""
-MERGE_ABOVE = 0.6
-"""Mean probability of being one instance from which two groups of regions are joined; chosen on training photos."""
+MERGE_ABOVE = 0.5
+"""Mean probability of being one instance from which two groups of regions are joined: even odds."""
 COLOR_AXES = np.array([1.0, 2.0, 2.0])
 """Weights of Oklab's axes in colour distances."""
 HISTOGRAM = 8

@@ -7,10 +7,10 @@ import yaml
 
 from instancersr.inference.pipeline import InstanceRSRPipeline
 from instancersr.models import MapDecoder
-from instancersr.training.config import ConfigError
+from instancersr.training.config import ConfigError, load_config
 from instancersr.training.instance_map import MapObjective, pair_loss
 from instancersr.training.randomness import Draws
-from instancersr.training.trainer import Trainer, load_config, train_from_config
+from instancersr.training.trainer import Trainer, train_from_config
 
 
 @pytest.fixture(scope="module")
@@ -24,22 +24,25 @@ def config(tiny_model, photo_folder, tmp_path_factory):
     return path
 
 
-def test_it_learns_which_regions_belong_together(config):
-    folder = train_from_config(config)
-    objective: MapObjective = Trainer(load_config(config)).objective
-    batches = list(Trainer(load_config(config))._batches(0, 6, shared=False))
-    features, same = objective._pairs(batches[0], Draws(0, range(2)))
-    fitted, constant = MapDecoder.from_pretrained(folder), same.mean().clamp(0.01, 0.99)
+@pytest.fixture(scope="module")
+def fitted(config) -> MapDecoder:
+    return MapDecoder.from_pretrained(train_from_config(config))
+
+
+def test_it_learns_which_regions_belong_together(config, fitted):
+    trainer = Trainer(load_config(config))
+    objective: MapObjective = trainer.objective
+    features, same = objective._pairs(next(trainer._batches(0, 2, shared=False)), Draws(0, range(2)))
+    constant = same.mean().clamp(0.01, 0.99)
     chance = -(constant * constant.log() + (1 - constant) * (1 - constant).log())
     assert pair_loss(fitted, features, same) < 0.8 * chance
 
 
-def test_the_pipeline_uses_and_saves_it(config, tiny_model, tmp_path):
-    decoder = MapDecoder.from_pretrained(train_from_config(config))
+def test_the_pipeline_uses_and_saves_it(fitted, tiny_model, tmp_path):
     picture = (np.random.default_rng(0).random((40, 48, 3)) * 255).astype(np.uint8)
     plain = InstanceRSRPipeline.from_pretrained(tiny_model)
     assert plain.map_decoder is None
-    pipe = InstanceRSRPipeline.from_pretrained(tiny_model, map_decoder=decoder)
+    pipe = InstanceRSRPipeline.from_pretrained(tiny_model, map_decoder=fitted)
     pipe.save_pretrained(tmp_path)
     again = InstanceRSRPipeline.from_pretrained(tmp_path)
     first, second = pipe(picture), again(picture)
