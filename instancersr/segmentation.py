@@ -132,7 +132,7 @@ def pair_features(regions: np.ndarray, oklab: np.ndarray, texture: np.ndarray, s
     def deviation(values: np.ndarray) -> np.ndarray:
         return np.sqrt(np.maximum(mean(values**2) - mean(values) ** 2, 0))
 
-    places = np.stack(np.indices(regions.shape), -1).astype(float)
+    places = np.moveaxis(np.indices(regions.shape), 0, -1).astype(float)
     color, place, size = mean(oklab), mean(places), deviation(places).sum(1) + 0.6
     spread, grain = np.log(deviation(oklab) + 0.004), np.log(mean(texture) + 0.003)
     distance = _distances(color * COLOR_AXES)
