@@ -144,7 +144,7 @@ def _acceleration(device: Device) -> Finding:
     return Finding("", ", ".join([*present, f"{attention} attention", "not compiled"]), advice=advice)
 
 
-def _attends(backend: SDPBackend, device: Device) -> bool:
+def _attends(backend: SDPBackend, device: str) -> bool:
     q = torch.zeros(1, 5, 64, 64, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
     try:
         with sdpa_kernel(backend), torch.no_grad():

@@ -22,7 +22,8 @@ from torch import Tensor
 from .. import models
 from ..diffusion import Denoiser, decode, decode_photo, encode, restore, sample, split
 from ..instances import decode_id_map
-from ..models import ControlNet, DetailDecoder, JointDiT, RestorationNetwork
+from ..models import ControlNet, DetailDecoder, JointDiT, MapDecoder, RestorationNetwork
+from ..segmentation import segment
 from .color import COLOR_FIXES, match_color
 from .images import read_image
 from .objects import (
@@ -79,16 +80,18 @@ class InstanceRSRPipeline(DiffusionPipeline):
         default_steps: sampling steps where the call does not say.
         default_fidelity: fidelity where the call does not say.
         detail_decoder: the last layers of the photo's decoder, or None; needs a restoration network.
+        map_decoder: merges regions of y-hat into instances, or None to read the instance map's colours alone.
     """
 
-    _optional_components = ["restoration", "detail_decoder"]
+    _optional_components = ["restoration", "detail_decoder", "map_decoder"]
 
     def __init__(self, autoencoder: Any, restoration: RestorationNetwork | None, transformer: JointDiT,
                  controlnet: ControlNet, scheduler: Any, default_steps: int = 4, default_fidelity: float = 0.0,
-                 detail_decoder: DetailDecoder | None = None):
+                 detail_decoder: DetailDecoder | None = None, map_decoder: MapDecoder | None = None):
         super().__init__()
         self.register_modules(autoencoder=autoencoder, restoration=restoration, transformer=transformer,
-                              controlnet=controlnet, scheduler=scheduler, detail_decoder=detail_decoder)
+                              controlnet=controlnet, scheduler=scheduler, detail_decoder=detail_decoder,
+                              map_decoder=map_decoder)
         self.register_to_config(default_steps=default_steps, default_fidelity=default_fidelity)
 
     @classmethod
@@ -240,7 +243,7 @@ class InstanceRSRPipeline(DiffusionPipeline):
             for index, place in enumerate(group):
                 for fidelity, canvas in canvases.items():
                     canvas.add(place, photos[fidelity][index])
-                ids.add(place, decode_id_map(maps[index].clamp(0, 1).permute(1, 2, 0).numpy()))
+                ids.add(place, maps[index])
             if settings.keep:
                 latents.extend(z.cpu())
             if progress is not None:
@@ -250,15 +253,21 @@ class InstanceRSRPipeline(DiffusionPipeline):
                     ids.finish())
 
     def _sample_tiles(self, lr: np.ndarray, tiles: list[Tile], noise: NoiseField,
-                      settings: Settings) -> tuple[dict[float, Tensor], Tensor, Tensor]:
-        """Photos at each fidelity and instance maps of some tiles of one shape, (B, 3, 4h, 4w) each, and z."""
+                      settings: Settings) -> tuple[dict[float, Tensor], list[np.ndarray], Tensor]:
+        """Photos at each fidelity (B, 3, 4h, 4w) and instance ids (4h, 4w) of some tiles of one shape, and z."""
         y, eps = self._pixels(lr, tiles), self._noise_of(noise, tiles)
         features, restored = restore(self.restoration, y)
         denoiser = Denoiser(self.transformer, self.controlnet, self.scheduler)
         z, _ = sample(denoiser, encode(self.autoencoder, restored), eps, settings.steps, settings.start_from)
         z_x, z_m = split(z)
         photos = self._photos(z_x, features, restored, settings, dict.fromkeys(settings.fidelities, y))
-        return photos, decode(self.autoencoder, z_m).float().cpu(), z
+        maps = [self._read_map(*pair) for pair in zip(restored, decode(self.autoencoder, z_m), strict=True)]
+        return photos, maps, z
+
+    def _read_map(self, restored: Tensor, instance_map: Tensor) -> np.ndarray:
+        """(3, H, W) each -> (H, W) int32 ids."""
+        photo, colors = (p.float().clamp(0, 1).permute(1, 2, 0).cpu().numpy() for p in (restored, instance_map))
+        return decode_id_map(colors) if self.map_decoder is None else segment(photo, colors, self.map_decoder)
 
     def _photos(self, z_x: Tensor, features: Tensor | None, restored: Tensor, settings: Settings,
                 references: dict[float, Tensor]) -> dict[float, Tensor]:

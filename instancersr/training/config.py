@@ -30,6 +30,8 @@ class DataConfig(Section):
     """A folder of photos, a folder of tars, a tar, or a glob pattern of tars."""
     cache: Path = Path("cache")
     """Folder for decoded photos, or the index of the shards."""
+    keys: list[str] = ["*"]
+    """Photos whose keys, file names without suffix, match one of these patterns are used; not with `stream`."""
     stream: bool = False
     """Read shards as they are, each photo once an epoch, instead of decoding all photos into the cache first."""
     stored: bool = False
@@ -140,6 +142,17 @@ class RestorationConfig(TrainConfig):
     init: Path | None = None
     """A folder with a network to begin from."""
     perceptual: PerceptualConfig = PerceptualConfig()
+
+
+class MapConfig(TrainConfig):
+    """Fits the map decoder to pairs of regions from `images` crops. A run that was stopped begins anew."""
+
+    task: Literal["map"]
+    pipeline: str = "builtin"
+    """Whose restored photos and instance maps the decoder will see: builtin, a folder or a hub id."""
+    width: int = Field(64, ge=1)
+    steps: int = Field(1500, ge=1)
+    """Of the optimizer, once all pairs are collected."""
 
 
 class ScheduleConfig(Section):
@@ -289,7 +302,7 @@ class DiffusionConfig(TrainConfig):
         return self
 
 
-AnyTrainConfig = AutoencoderConfig | RestorationConfig | DiffusionConfig
+AnyTrainConfig = AutoencoderConfig | RestorationConfig | DiffusionConfig | MapConfig
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> AnyTrainConfig:

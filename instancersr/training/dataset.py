@@ -17,6 +17,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
@@ -215,15 +216,17 @@ class CachedPhotos:
     Args:
         held_out: the validation photos instead of the training ones.
         min_side: smaller photos are left out; in pixels.
+        keys: patterns, one of which a photo's key must match.
     """
 
-    def __init__(self, cache: PhotoCache, held_out: bool, min_side: int):
+    def __init__(self, cache: PhotoCache, held_out: bool, min_side: int, keys: Sequence[str] = ("*",)):
         self.cache = cache
         self.records = [r for r in cache.records
-                        if is_held_out(r.key) == held_out and min(r.height, r.width) >= min_side]
+                        if is_held_out(r.key) == held_out and min(r.height, r.width) >= min_side
+                        and any(fnmatchcase(r.key, pattern) for pattern in keys)]
         if not self.records:
             raise DataError(f"no {'validation' if held_out else 'training'} photo has sides of {min_side} pixels "
-                            "or more")
+                            f"or more and a key like {' or '.join(keys)}")
         weights = np.sqrt([r.height * r.width for r in self.records])  # large photos have more to see, but also
         self._probs = weights / weights.sum()                          # more of the same sky
 

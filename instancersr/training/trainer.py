@@ -18,6 +18,7 @@ from .checkpoint import TrainState, list_checkpoints, load_checkpoint, save_chec
 from .config import AnyTrainConfig, ConfigError, DiffusionConfig, load_config
 from .dataset import BatchNumbers, CachedPhotos, CropDataset, DataError, PhotoCache, build_cache, find_sources
 from .display import Display
+from .instance_map import MapObjective
 from .objectives import AutoencoderObjective, DiffusionObjective, Objective, RestorationObjective
 from .processes import Processes, Terms, gradient_sync, local_parameters, shard, whole_state
 from .randomness import Draws
@@ -109,13 +110,15 @@ class Trainer:
 
     def _build_objective(self) -> Objective:
         kinds = {"autoencoder": AutoencoderObjective, "restoration": RestorationObjective,
-                 "diffusion": DiffusionObjective}
+                 "diffusion": DiffusionObjective, "map": MapObjective}
         return kinds[self.config.task](self.config)
 
     def _begin(self) -> None:
         """What is done once, before the first step; every process comes to the same result."""
         if isinstance(self.objective, AutoencoderObjective):
             self.objective.model.fit(b["hr"] * 2 - 1 for b in self._batches(0, self.config.images, shared=False))
+        elif isinstance(self.objective, MapObjective):
+            self.objective.fit(self._batches(0, self.config.images, shared=False))
         elif (isinstance(self.objective, DiffusionObjective) and self.config.init is None
               and self.config.transformer.prediction == "residual"):
             if "restoration" in self.objective.model:
@@ -185,7 +188,7 @@ class Trainer:
     def _loop(self, display: Display) -> None:
         config, state = self.config, self.state
         if not any(p.requires_grad for p in state.model.parameters()):
-            return  # the block transform alone: fitting it was all
+            return  # the block transform alone, or the map decoder: fitting it was all
         if config.compile:
             compile_networks(state.model)
         for batch in self._batches(state.images, config.images):
@@ -264,7 +267,7 @@ class Trainer:
     def _dataset(self, held_out: bool) -> CropDataset:
         data = self.config.data
         source = (ShardPhotos(self.photos, held_out, data.crop, self.config.seed, data.stored)
-                  if isinstance(self.photos, ShardIndex) else CachedPhotos(self.photos, held_out, data.crop))
+                  if isinstance(self.photos, ShardIndex) else CachedPhotos(self.photos, held_out, data.crop, data.keys))
         return CropDataset(source, data.crop, data.presets, self.config.seed, self.objective.needs_masks,
                            data.downscale_prob, data.max_offset, data.lightness)
 
