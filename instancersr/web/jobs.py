@@ -1,0 +1,96 @@
+"""One computation at a time: the others wait in line, and work for someone who has left is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+POLL = 0.2
+"""Seconds between two looks at a job: so long may its end, or its owner's leaving, stay unnoticed."""
+
+
+class Stopped(Exception):
+    """Raised inside a job that nobody waits for any more."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a job stands: jobs ahead of it in line, share done (0 to 1), seconds left as far as one can say."""
+
+    ahead: int
+    share: float
+    seconds_left: float | None
+
+
+class Job:
+    """What a computation reports to, and what tells it to stop."""
+
+    def __init__(self) -> None:
+        self.share = 0.0
+        self.began: float | None = None
+        self._stop = threading.Event()
+
+    def report(self, share: float) -> None:
+        """Notes the share done, 0 to 1.
+
+        Raises:
+            Stopped: nobody waits for the result.
+        """
+        if self._stop.is_set():
+            raise Stopped
+        self.share = share
+        self.began = self.began or time.monotonic()
+
+    def stop(self) -> None:
+        """The next report raises."""
+        self._stop.set()
+
+    def seconds_left(self) -> float | None:
+        if not self.began or not self.share:
+            return None
+        return (time.monotonic() - self.began) * (1 - self.share) / self.share
+
+
+class Worker:
+    """Does jobs one by one in a thread of its own, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "upscale")
+        self._line: list[Job] = []
+
+    async def run(self, work: Callable[[Job], Any]) -> AsyncIterator[Any]:
+        """Yields a `Progress` again and again, and at last what `work` returns.
+
+        Closing the iterator, or cancelling the task that reads it, stops the job at its next report.
+
+        Raises:
+            Exception: what `work` raises.
+        """
+        job = Job()
+        self._line.append(job)
+        future: Future = self._pool.submit(_begin, work, job)
+        try:
+            while not future.done():
+                yield Progress(self._line.index(job), job.share, job.seconds_left())
+                await asyncio.sleep(POLL)
+            yield future.result()
+        finally:
+            job.stop()
+            future.cancel()
+            self._line.remove(job)
+
+    def close(self) -> None:
+        """Stops the running job and forgets the waiting ones."""
+        for job in self._line:
+            job.stop()
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _begin(work: Callable[[Job], Any], job: Job) -> Any:
+    job.report(0)
+    return work(job)
