@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -39,6 +40,7 @@ PIPE = Path("-")
 
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Quality = Literal["fast", "balanced", "best"]
 
 
 def _version(value: bool) -> None:
@@ -81,6 +83,9 @@ def upscale(
         typer.Option(min=0, max=1, help="1 stays closest to the input, 0 is richest in new detail; "
                      "without it, the model's own balance."),
     ] = None,
+    quality: Annotated[
+        Quality, typer.Option(help="What large photos are given: tiles that overlap less, as usual, or more.")
+    ] = "balanced",
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same picture.")
     ] = 0,
@@ -119,6 +124,7 @@ def upscale(
     to_stdout = output == PIPE
     with _one_line_errors(), _piped(inputs, output, _suffix(format), as_json or instances) as (inputs, output):
         from instancersr.inference.batch import find_problems, plan_jobs, run_jobs
+        from instancersr.inference.presets import QUALITY
 
         jobs = plan_jobs(inputs, output, f"_x{scale:g}", _suffix(format), instances)
         find_problems(jobs, overwrite)
@@ -130,7 +136,7 @@ def upscale(
                 def options() -> dict[str, Any]:
                     return {"num_inference_steps": steps, "generator": _generator(seed), "start_from": start_from,
                             "fidelity": fidelity, "color_fix": color_fix, "tile": tile or None,
-                            "progress": progress.tiles}
+                            "progress": progress.tiles, **QUALITY[quality]}
 
                 for result in run_jobs(jobs, lambda: _load(model, device, threads), scale, options, progress.begin):
                     done += result.error is None
@@ -553,12 +559,10 @@ def web(
     if auth is not None and not all(auth.partition(":")):
         raise typer.BadParameter("expected USER:PASSWORD", param_hint="--auth")
     with _one_line_errors():
-        try:
-            import gradio  # noqa: F401
-        except ImportError as error:
-            raise MissingPackage(error, "web") from error
         from instancersr.web.server import serve
 
+        if find_spec("gradio") is None:  # imported later: it reads its settings at once
+            raise MissingPackage(ImportError("No module named 'gradio'"), "web")
         serve(_load(model, device, threads), host, port, auth, round(max_megapixels * 1e6))
 
 

@@ -21,7 +21,7 @@ from .session import Sessions, Setting
 from .studio import Options, Outcome, Studio, address, save
 
 SCALES = [("2×", 2), ("3×", 3), ("4×", 4)]
-LOOKS = {"natural": "Natural", "between": "In between", "faithful": "Close to the input"}
+LOOKS = {"natural": "Natural", "between": "In between", "faithful": "Faithful"}
 TYPES = [("PNG", ".png"), ("JPEG", ".jpg"), ("WebP", ".webp")]
 
 THEME = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
@@ -45,7 +45,7 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                     "each object in them. Photos go to the computer that serves this page and nowhere else.",
                     elem_id="heading")
         with gr.Row():
-            with gr.Column(scale=1, min_width=300):
+            with gr.Column(scale=1, min_width=340):
                 photos = gr.File(label="Photos: drop, paste or choose", file_count="multiple", height=160,
                                  file_types=["image", *READABLE], elem_id="photos")
                 scale = gr.Radio(SCALES, value=4, label="Enlarge")
@@ -53,23 +53,23 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                 look = gr.Radio([(LOOKS[name], name) for name in FIDELITY], value="natural", label="Look")
                 suffix = gr.Radio(TYPES, value=".png", label="Save as")
                 with gr.Row():
-                    start = gr.Button("Enlarge", variant="primary", elem_id="start")
-                    cancel = gr.Button("Cancel", interactive=False, elem_id="cancel")
+                    start = gr.Button("Enlarge", variant="primary", min_width=100, elem_id="start")
+                    cancel = gr.Button("Cancel", interactive=False, min_width=100, elem_id="cancel")
                 status = gr.HTML(elem_id="status", padding=True)
             with gr.Column(scale=3, min_width=320):
                 viewer = gr.HTML(None, html_template=read_part("viewer.html"), css_template=read_part("viewer.css"),
                                  js_on_load=read_part("viewer.js"), elem_id="viewer")
                 with gr.Column(visible=False, elem_id="objects") as panel:
                     with gr.Row(equal_height=True):
-                        chosen = gr.Dropdown([], label="Object", elem_id="object",
+                        chosen = gr.Dropdown([], min_width=240, label="Object", elem_id="object",
                                              info="Choose one here, or click it in the picture.")
-                        strength = gr.Slider(0, 1, value=1, step=0.05, label="Strength", elem_id="strength",
-                                             info="0: as in the input. 1: fully restored.")
+                        strength = gr.Slider(0, 1, value=1, step=0.05, min_width=240, label="Strength",
+                                             elem_id="strength", info="0: as in the input. 1: fully restored.")
                     with gr.Row():
-                        apply = gr.Button("Apply strength", size="sm", elem_id="apply")
-                        again = gr.Button("Another version", size="sm", elem_id="again")
-                        reset = gr.Button("Reset object", size="sm", elem_id="reset")
-                        reset_all = gr.Button("Reset all", size="sm", elem_id="reset-all")
+                        apply = gr.Button("Apply strength", size="sm", min_width=130, elem_id="apply")
+                        again = gr.Button("Another version", size="sm", min_width=130, elem_id="again")
+                        reset = gr.Button("Reset object", size="sm", min_width=130, elem_id="reset")
+                        reset_all = gr.Button("Reset all", size="sm", min_width=130, elem_id="reset-all")
                 download = gr.Button("Download", variant="primary", visible=False, elem_id="save")
                 link = gr.HTML(elem_id="download")
 
@@ -99,6 +99,9 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
             session = sessions.begin(str(request.session_hash))
             options = Options(times, chosen_quality, FIDELITY[chosen_look], ending)
 
+            def work(job: Job) -> tuple[Outcome, Any]:
+                return studio.enlarge(session, [Path(path) for path in paths], options, job)
+
             def finish(done: tuple[Outcome, Any]) -> dict:
                 outcome, result = done
                 sessions.keep(session, outcome.pixels, result)
@@ -108,8 +111,7 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                         link: _link(outcome.archive) if outcome.archive else ""}
 
             yield {viewer: None, panel: gr.update(visible=False), download: gr.update(visible=False), link: ""}
-            async with aclosing(follow(lambda job: studio.enlarge(session, [Path(path) for path in paths], options, job),
-                                       finish)) as updates:
+            async with aclosing(follow(work, finish)) as updates:
                 async for update in updates:
                     yield update
 

@@ -32,7 +32,7 @@ class Job:
 
     def __init__(self) -> None:
         self.share = 0.0
-        self.began: float | None = None
+        self._began = self._ends = 0.0
         self._stop = threading.Event()
 
     def report(self, share: float) -> None:
@@ -43,17 +43,19 @@ class Job:
         """
         if self._stop.is_set():
             raise Stopped
+        now = time.monotonic()
+        self._began = self._began or now
+        if share > 0:
+            self._ends = now + (now - self._began) * (1 - share) / share
         self.share = share
-        self.began = self.began or time.monotonic()
 
     def stop(self) -> None:
         """The next report raises."""
         self._stop.set()
 
     def seconds_left(self) -> float | None:
-        if not self.began or not self.share:
-            return None
-        return (time.monotonic() - self.began) * (1 - self.share) / self.share
+        """As if it went on at the pace so far; None before there is one."""
+        return max(0.0, self._ends - time.monotonic()) if self.share else None
 
 
 class Worker:

@@ -61,7 +61,7 @@ def page_app(pipe: Any, max_pixels: int, auth: str | None = None) -> Iterator[An
         auth: "USER:PASSWORD", or None.
     """
     with tempfile.TemporaryDirectory(prefix="instancersr-") as folder:
-        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
         import gradio as gr
         from fastapi import FastAPI
 

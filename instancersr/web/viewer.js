@@ -58,6 +58,7 @@ const hover = place => {
 const show = async () => {
   const next = props.value || null;
   find('.viewer').hidden = !next;
+  find('.empty').hidden = Boolean(next);
   if (!next) { picture = grid = null; hovered = selected = 0; return; }
   const fresh = next.before !== picture?.before;
   picture = next;
@@ -69,7 +70,7 @@ const show = async () => {
   const frame = find('.frame');
   frame.style.aspectRatio = next.width + ' / ' + next.height;
   frame.style.maxWidth = `calc(72vh * ${next.width / next.height})`;
-  find('.all').hidden = !next.map;
+  find('.all').style.display = next.map ? '' : 'none';
   if (fresh) {
     split(50);
     hovered = selected = 0;
