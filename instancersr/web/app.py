@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -115,47 +116,27 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                 async for update in updates:
                     yield update
 
-        async def change(edit: Callable[[Settings], Settings], key: str | None) -> AsyncIterator[dict]:
-            """Gives the objects other settings."""
-            try:
-                session, result = sessions.find(str(key))
-                settings = edit(result.settings)
-            except UserError as error:
-                yield {status: _problems([str(error)])}
-                return
+        def changing(edit: Callable[[Settings, int | None, float], Settings]) -> Callable:
+            """What a button does that gives the objects other settings."""
 
-            def finish(_: None) -> dict:
-                return {status: "<p>Done.</p>", viewer: result.view, link: ""}
+            async def change(number: int | None, value: float, request: gr.Request) -> AsyncIterator[dict]:
+                try:
+                    session, result = sessions.find(str(request.session_hash))
+                    settings = edit(result.settings, number, value)
+                except UserError as error:
+                    yield {status: _problems([str(error)])}
+                    return
 
-            async with aclosing(follow(lambda job: studio.change(session, result, settings, job), finish)) as updates:
-                async for update in updates:
-                    yield update
+                def finish(_: None) -> dict:
+                    return {status: "<p>Done.</p>", viewer: result.view, link: "",
+                            strength: settings.get(number, Setting()).strength}
 
-        async def apply_strength(number: int | None, value: float, request: gr.Request) -> AsyncIterator[dict]:
-            def edit(settings: Settings) -> Settings:
-                return settings | {_known(number): Setting(value, settings.get(_known(number), Setting()).seed)}
+                async with aclosing(follow(lambda job: studio.change(session, result, settings, job),
+                                           finish)) as updates:
+                    async for update in updates:
+                        yield update
 
-            async for update in change(edit, request.session_hash):
-                yield update
-
-        async def another_version(number: int | None, request: gr.Request) -> AsyncIterator[dict]:
-            def edit(settings: Settings) -> Settings:
-                strength = settings.get(_known(number), Setting()).strength
-                return settings | {_known(number): Setting(strength, secrets.randbelow(2**32))}
-
-            async for update in change(edit, request.session_hash):
-                yield update
-
-        async def reset_object(number: int | None, request: gr.Request) -> AsyncIterator[dict]:
-            def edit(settings: Settings) -> Settings:
-                return {each: setting for each, setting in settings.items() if each != _known(number)}
-
-            async for update in change(edit, request.session_hash):
-                yield update | {strength: 1}
-
-        async def reset_objects(request: gr.Request) -> AsyncIterator[dict]:
-            async for update in change(lambda _: {}, request.session_hash):
-                yield update | {strength: 1}
+            return change
 
         def strength_of(number: int | None, request: gr.Request) -> float:
             try:
@@ -184,10 +165,9 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
             start.click(enlarge, [photos, scale, quality, look, suffix],
                         [status, viewer, panel, chosen, download, link, start, cancel],
                         **long | {"api_visibility": "public"}),
-            apply.click(apply_strength, [chosen, strength], after_change, **long),
-            again.click(another_version, chosen, after_change, **long),
-            reset.click(reset_object, chosen, after_change, **long),
-            reset_all.click(reset_objects, None, after_change, **long),
+            *(button.click(changing(edit), [chosen, strength], after_change, **long)
+              for button, edit in ((apply, _set_strength), (again, _draw_again), (reset, _reset),
+                                   (reset_all, _reset_all))),
         ]
         cancel.click(lambda: {status: "<p>Cancelled.</p>", **busy(False)}, None, [status, start, cancel], cancels=jobs,
                      **short)
@@ -196,6 +176,23 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
         download.click(keep, suffix, link, **long | {"api_visibility": "public"}).then(None, None, None, js=CLICK)
         page.unload(leave)
     return page
+
+
+def _set_strength(settings: Settings, number: int | None, strength: float) -> Settings:
+    return settings | {_known(number): replace(settings.get(_known(number), Setting()), strength=strength)}
+
+
+def _draw_again(settings: Settings, number: int | None, _: float) -> Settings:
+    seed = secrets.randbelow(2**32)
+    return settings | {_known(number): replace(settings.get(_known(number), Setting()), seed=seed)}
+
+
+def _reset(settings: Settings, number: int | None, _: float) -> Settings:
+    return {each: setting for each, setting in settings.items() if each != _known(number)}
+
+
+def _reset_all(*_: Any) -> Settings:
+    return {}
 
 
 def _known(number: int | None) -> int:

@@ -120,6 +120,15 @@ def test_from_a_photo_to_a_file(page, photo):
         assert (exif.get_ifd(0x8769)[0xA002], exif.get_ifd(0x8769)[0xA003]) == (160, 224)
         assert file.info["icc_profile"] == Image.open(photo).info["icc_profile"]
 
+    # the list of objects does for the keyboard what a click in the picture does
+    list_of_objects = page.locator("#object input")
+    list_of_objects.fill("")
+    list_of_objects.press("ArrowDown")
+    list_of_objects.press("Enter")
+    chosen = list_of_objects.input_value()
+    page.locator("#viewer figcaption", has_text=chosen).wait_for()
+    assert chosen
+
 
 LIT = "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.filter(v => v).length"
 CHOSEN = """canvas => new Promise(done => setTimeout(() => {
