@@ -86,8 +86,24 @@ def upscale(
     quality: Annotated[
         Quality, typer.Option(help="What large photos are given: tiles that overlap less, as usual, or more.")
     ] = "balanced",
+    strength: Annotated[
+        float, typer.Option(min=0, max=1, help="How much of the restoration: 1 is all of it, 0 stays closest to the "
+                            "input.")
+    ] = 1.0,
+    instance: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TARGET=STRENGTH", help="Another strength for one object, named by its id (--instances "
+                     "lists them; 0: what is no object's), by a point X,Y of the output, or by a black and white "
+                     "picture, as large as the input or the output, that is white there. May be repeated."),
+    ] = None,
+    resample: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TARGET", help="Draw one object once more, with the noise of --seed; the rest is the "
+                     "picture of seed 0. May be repeated."),
+    ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same picture.")
+        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same picture; with --resample, it is "
+                          "that of the objects drawn once more.")
     ] = 0,
     start_from: Annotated[
         Literal["noise", "lr"], typer.Option(help="Begin from pure noise, or from the noised input.")
@@ -102,7 +118,8 @@ def upscale(
         str, typer.Option(help="'builtin', a folder saved by save_pretrained, or a hub id.")
     ] = "builtin",
     instances: Annotated[
-        bool, typer.Option("--instances", help="Also write NAME_instances.png: one colour an object.")
+        bool, typer.Option("--instances", help="Also write NAME_instances.png, one colour an object, and "
+                           "NAME_instances.json, their ids and places.")
     ] = False,
     format: Annotated[
         str, typer.Option(help="File type of the results: png, jpg, webp, tiff, bmp or avif.")
@@ -121,12 +138,18 @@ def upscale(
     "-" is a picture on stdin, "-o -" writes it to stdout.
     """
     _check_tile(tile)
+    strengths = [_split_strength(text) for text in instance or []]
+    if resample and seed == 0:
+        raise typer.BadParameter("give the new noise a --seed other than 0, which is the rest's",
+                                 param_hint="--resample")
     to_stdout = output == PIPE
     with _one_line_errors(), _piped(inputs, output, _suffix(format), as_json or instances) as (inputs, output):
         from instancersr.inference.batch import find_problems, plan_jobs, run_jobs
         from instancersr.inference.presets import QUALITY
 
         jobs = plan_jobs(inputs, output, f"_x{scale:g}", _suffix(format), instances)
+        if (strengths or resample) and len(jobs) != 1:
+            raise UserError(f"--instance and --resample are for a single picture; here are {len(jobs)}")
         find_problems(jobs, overwrite)
         done = 0
         try:
@@ -134,9 +157,11 @@ def upscale(
                            silent=to_stdout) as progress:
 
                 def options() -> dict[str, Any]:
-                    return {"num_inference_steps": steps, "generator": _generator(seed), "start_from": start_from,
-                            "fidelity": fidelity, "color_fix": color_fix, "tile": tile or None,
-                            "progress": progress.tiles, **QUALITY[quality]}
+                    return {"num_inference_steps": steps, "generator": _generator(0 if resample else seed),
+                            "start_from": start_from, "fidelity": fidelity, "strength": strength,
+                            "color_fix": color_fix, "tile": tile or None, "progress": progress.tiles,
+                            "edits": _edits(jobs[0].source, scale, strengths, resample or [], seed),
+                            **QUALITY[quality]}
 
                 for result in run_jobs(jobs, lambda: _load(model, device, threads), scale, options, progress.begin):
                     done += result.error is None
@@ -187,6 +212,32 @@ def _check_tile(tile: int) -> None:
     if 0 < tile < SMALLEST_TILE:
         raise typer.BadParameter(f"a tile has at least {SMALLEST_TILE} pixels a side (0: automatic)",
                                  param_hint="--tile")
+
+
+def _split_strength(text: str) -> tuple[str, float]:
+    target, _, value = text.rpartition("=")
+    try:
+        strength = float(value)
+        if not (target and 0 <= strength <= 1):
+            raise ValueError
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not TARGET=STRENGTH with a strength of 0 to 1, such as 7=0.3",
+                                 param_hint="--instance") from None
+    return target, strength
+
+
+def _edits(source: Path, scale: float, strengths: list[tuple[str, float]], resample: list[str],
+           seed: int) -> list[Any]:
+    """The `Edit`s of a single picture; their targets may be masks, which have its size."""
+    if not (strengths or resample):
+        return []
+    from instancersr.inference.images import read_image
+    from instancersr.inference.objects import Edit, read_target
+
+    height, width = read_image(source).rgb.shape[:2]
+    sizes = (height, width), (round(height * scale), round(width * scale))
+    return ([Edit(read_target(target, *sizes), seed=seed) for target in resample]
+            + [Edit(read_target(target, *sizes), strength=value) for target, value in strengths])
 
 
 def _suffix(format: str) -> str:

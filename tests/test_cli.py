@@ -109,7 +109,7 @@ def test_a_second_run_over_a_folder_leaves_the_first_results_alone(upscale):
     save("in/a.png")
     assert upscale("in", "--instances")[0] == 0
     first = written("in")
-    assert first == ["a.png", "a_instances.png", "a_x4.png"]
+    assert first == ["a.png", "a_instances.json", "a_instances.png", "a_x4.png"]
     code, _, err = upscale("in", "--instances")
     assert code == 1 and "exists" in err[0] and err[-1] == "0 done, 1 failed"
     assert upscale("in", "--instances", "--overwrite")[0] == 0
@@ -122,7 +122,7 @@ def test_a_second_run_over_a_folder_leaves_the_first_results_alone(upscale):
 def test_a_named_file_and_its_format(upscale):
     save("a.png")
     assert upscale("a.png", "-o", "deep/new/sharp.webp", "--instances")[0] == 0
-    assert written("deep") == ["new/sharp.webp", "new/sharp_instances.png"]
+    assert written("deep") == ["new/sharp.webp", "new/sharp_instances.json", "new/sharp_instances.png"]
     assert upscale("a.png", "--format", "JPG")[0] == 0
     assert Image.open("a_x4.jpg").format == "JPEG"
 
@@ -168,6 +168,58 @@ def test_instances_are_one_colour_each(upscale, tiny_model):
     assert colors.shape == (*ids.shape, 3)
     pairs = np.unique(np.dstack([ids, colors]).reshape(-1, 4), axis=0)
     assert len(pairs) == len(np.unique(ids)) == len(np.unique(pairs[:, 1:], axis=0))
+
+
+def test_objects_are_listed_with_their_places(upscale):
+    save("a.png")
+    assert upscale("a.png", "--instances")[0] == 0
+    listed = json.loads(Path("a_instances.json").read_text())
+    colors = np.array(Image.open("a_instances.png"))
+    assert listed and len(listed) == len(np.unique(colors[colors.any(2)], axis=0))
+    for entry in listed:
+        (x, y), = entry["point_coords"]
+        assert (colors == colors[y, x]).all(2).sum() == entry["area"]
+
+
+def test_edits_of_objects_reach_the_pipeline(upscale, tiny_model):
+    from instancersr.inference.images import read_image
+    from instancersr.inference.objects import Edit
+    from instancersr.inference.pipeline import InstanceRSRPipeline
+
+    save("a.png")
+    pipe = InstanceRSRPipeline.from_pretrained(tiny_model)
+    small, large = np.zeros((16, 20), bool), np.zeros((64, 80), bool)
+    small[2:6, 3:9] = large[40:60, 50:70] = True
+    Image.fromarray(small).save("small.png")
+    Image.fromarray(large).save("large=1.png")
+    ids = pipe(read_image("a.png").rgb, num_inference_steps=1).instances[0]
+    code, _, err = upscale("a.png", "--strength", 0.8, "--instance", f"{ids[0, 0]}=0.3", "--instance", "70,60=0",
+                           "--instance", "large=1.png=0.5", "--resample", "small.png", "--resample", "5,60",
+                           "--seed", 12)
+    assert code == 0, err
+    edits = [Edit(small.repeat(4, 0).repeat(4, 1), seed=12), Edit((5, 60), seed=12), Edit(int(ids[0, 0]), strength=0.3),
+             Edit((70, 60), strength=0), Edit(large, strength=0.5)]
+    expected = pipe(read_image("a.png").rgb, num_inference_steps=1, strength=0.8, edits=edits)
+    np.testing.assert_array_equal(np.array(Image.open("a_x4.png")), np.array(expected.images[0]))
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), [
+    (["--instance", "7"], 2, "is not"), (["--instance", "7=2"], 2, "is not"), (["--instance", "=0.5"], 2, "is not"),
+    (["--instance", "7=x"], 2, "is not"), (["--resample", "7"], 2, "--seed"),
+    (["--instance", "99999=0.5"], 1, "a.png: object 99999: not in the instance map"),
+    (["--instance", "80,0=0.5"], 1, "a.png: point 80,0: outside the output of 80x64"),
+    (["--instance", "no.png=0.5"], 1, "no.png: no such file"),
+    (["--instance", "odd.png=0.5"], 1, "this mask is 30x30; it must be as large as the input, 20x16"),
+    (["b.png", "--instance", "7=0.5"], 2, "for a single picture; here are 2"),
+])  # fmt: skip
+def test_edits_that_cannot_be_are_named(upscale, arguments, code, message):
+    save("a.png")
+    save("b.png")
+    picture(30, 30).save("odd.png")
+    before = written()
+    done, out, err = upscale("a.png", *arguments)
+    assert done == code and out == [] and any(message in line for line in err)
+    assert written() == before
 
 
 def test_colour_table_has_no_colour_twice():

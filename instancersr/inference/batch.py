@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from .images import WRITABLE, ImageError, Photo, check_writable, image_files, read_image, write_image
+from .images import WRITABLE, ImageError, Photo, check_writable, image_files, read_image, write_image, write_text
+from .objects import list_objects
 
 
 class ModelError(UserError):
@@ -23,7 +25,8 @@ class ModelError(UserError):
 class Job:
     """One picture to upscale.
 
-    source: the input. output: where the picture goes. instances: where its map goes, or None.
+    source: the input. output: where the picture goes. instances: where its map goes, or None; the list of the
+    objects goes beside it.
     problem: why it cannot be done, known before any work.
     """
 
@@ -34,7 +37,12 @@ class Job:
 
     @property
     def writes(self) -> list[Path]:
-        return [self.output] + ([self.instances] if self.instances else [])
+        return [self.output, *self.maps]
+
+    @property
+    def maps(self) -> list[Path]:
+        """The coloured map and the list of objects, or none."""
+        return [self.instances, self.instances.with_suffix(".json")] if self.instances else []
 
 
 @dataclass
@@ -60,7 +68,7 @@ def plan_jobs(inputs: list[Path], output: Path | None, mark: str, suffix: str, i
         output: a folder, or a file where there is a single input; None: beside each input.
         mark: put after the stem of a result, such as `_x4`.
         suffix: of the results, such as `.png`.
-        instances: whether maps are written as well, as `NAME_instances.png`.
+        instances: whether maps are written as well, as `NAME_instances.png` and `.json`.
 
     Raises:
         UserError: `output` cannot be what it is asked to be.
@@ -168,7 +176,8 @@ def _read(job: Job, scale: float) -> Photo:
     height, width = (round(side * scale) for side in photo.rgb.shape[:2])
     for path in job.writes:
         path.parent.mkdir(parents=True, exist_ok=True)
-        check_writable(path, width, height)
+        if path.suffix != ".json":
+            check_writable(path, width, height)
     return photo
 
 
@@ -178,7 +187,9 @@ def _write(job: Job, photo: Photo, picture: Image.Image, ids: np.ndarray) -> lis
         alpha = np.array(Image.fromarray(photo.alpha).resize(picture.size, Image.Resampling.LANCZOS))
     notes = write_image(job.output, np.array(picture), alpha=alpha, icc_profile=photo.icc_profile, exif=photo.exif)
     if job.instances:
-        write_image(job.instances, id_colors(int(ids.max()))[ids])
+        colored, listed = job.maps
+        write_image(colored, id_colors(int(ids.max()))[ids])
+        write_text(listed, json.dumps(list_objects(ids), indent=0))
     return notes
 
 

@@ -7,8 +7,11 @@ import os
 import stat
 import uuid
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps
@@ -143,18 +146,34 @@ def write_image(
     if kind == "JPEG":
         options["subsampling"] = 0
 
+    with _whole_file(path) as file:
+        image.save(file, format=kind, **options)  # type: ignore[arg-type]
+    return notes
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file, completely or not at all.
+
+    Raises:
+        ImageError: the file cannot be written.
+    """
+    with _whole_file(Path(path)) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[IO[bytes]]:
     # Short and hidden: a long name would not fit beside a prefix, and a folder listing must not pick it up.
     part = path.with_name(f".{uuid.uuid4().hex[:12]}.part")
     try:
         with open(part, "xb") as file:
-            image.save(file, format=kind, **options)  # type: ignore[arg-type]
+            yield file
         os.replace(part, path)
     except BaseException as error:
         part.unlink(missing_ok=True)
         if isinstance(error, Exception):
             raise ImageError(f"{path}: cannot be written ({_first_line(error)})") from error
         raise
-    return notes
 
 
 def check_writable(path: str | os.PathLike[str], width: int = 1, height: int = 1) -> None:

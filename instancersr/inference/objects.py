@@ -8,6 +8,7 @@ the size of the output.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ..diffusion import Denoiser, add_noise, noise_scales, prior_mean, sampling_step, sampling_timesteps
+from .images import ImageError, read_image
 from .tiling import Tile, blend_window
 
 if TYPE_CHECKING:
@@ -128,8 +130,8 @@ def find_object(target: Any, ids: np.ndarray) -> np.ndarray:
         return target
     height, width = ids.shape
     try:
-        if isinstance(target, (tuple, list)):
-            x, y = (int(value) for value in target)
+        if isinstance(target, (tuple, list)) and len(target) == 2:
+            x, y = map(operator.index, target)
             if not (0 <= x < width and 0 <= y < height):
                 raise ValueError(f"point {x},{y}: outside the output of {width}x{height}")
             return ids == ids[y, x]
@@ -147,6 +149,45 @@ def _as_ranges(ids: np.ndarray) -> str:
     if len(present) == present[-1] - present[0] + 1:
         return f"{present[0]} to {present[-1]}"
     return f"{len(present)} ids up to {present[-1]}"
+
+
+def read_target(text: str, size: tuple[int, int], output_size: tuple[int, int]) -> Target:
+    """The target that a person wrote: an id such as 7, a point such as 210,96, or the path of a mask.
+
+    Args:
+        text: what was written.
+        size, output_size: (height, width) of the input and of the output; a mask may be of either size.
+
+    Raises:
+        ImageError: the mask cannot be read, or has another size.
+    """
+    if re.fullmatch(r"\d+", text):
+        return int(text)
+    if point := re.fullmatch(r"(\d+),(\d+)", text):
+        return int(point[1]), int(point[2])
+    mask = read_image(text).rgb.mean(2) > 127  # white is the object
+    if mask.shape not in (size, output_size):
+        raise ImageError(f"{text}: this mask is {mask.shape[1]}x{mask.shape[0]}; it must be as large as the input, "
+                         f"{size[1]}x{size[0]}, or the output, {output_size[1]}x{output_size[0]}")
+    rows, columns = (np.arange(new) * old // new for new, old in zip(output_size, mask.shape, strict=True))
+    return mask[np.ix_(rows, columns)]
+
+
+def list_objects(ids: np.ndarray) -> list[dict[str, Any]]:
+    """The objects of a map (H, W): id, area, box (left, top, width, height) and a point (x, y) on each, in pixels.
+
+    The largest comes first; names are SA-1B's.
+    """
+    objects = []
+    for number, box in enumerate(ndimage.find_objects(ids), 1):
+        if box is None:
+            continue
+        top, left = (s.start for s in box)
+        on = np.argwhere(ids[box] == number)
+        y, x = on[len(on) // 2].tolist()
+        objects.append({"id": number, "area": len(on), "point_coords": [[left + x, top + y]],
+                        "bbox": [left, top, box[1].stop - left, box[0].stop - top]})
+    return sorted(objects, key=lambda entry: -entry["area"])
 
 
 # ------------------------------------------------------------------------------------------------- soft edges
@@ -205,7 +246,7 @@ def fade_in(old: np.ndarray, new: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 def _any_in_cells(mask: np.ndarray, side: int) -> np.ndarray:
     height, width = mask.shape
-    return mask.reshape(height // side, side, width // side, side).any((1, 3))
+    return np.logical_or.reduce(mask.reshape(height // side, side, width // side, side), (1, 3))
 
 
 # ------------------------------------------------------------------------------------- what is computed again

@@ -191,8 +191,8 @@ class InstanceRSRPipeline(DiffusionPipeline):
                 kept = kept.with_strength(mask, edit.strength)
         picture, _ = self._render(kept, progress)
         if kept.scale > NATIVE_SCALE and masks:  # the second pass may change anything
-            whole = tuple(slice(0, side) for side in ids.shape)
-            picture = fade_in(np.asarray(out.images[0]), picture, soft_mask(np.logical_or.reduce(masks), whole))
+            share = soft_mask(np.logical_or.reduce(masks), np.s_[: ids.shape[0], : ids.shape[1]])
+            picture = fade_in(np.asarray(out.images[0]), picture, share)
         return InstanceRSROutput(images=[Image.fromarray(picture)], instances=[ids], kept=kept)
 
     def _render(self, kept: Kept, progress: Callable[[int, int], None] | None) -> tuple[np.ndarray, np.ndarray]:
