@@ -17,7 +17,7 @@ import gradio as gr
 from ..errors import UserError
 from ..inference.images import READABLE
 from ..inference.presets import FIDELITY, QUALITY
-from .jobs import Job, Progress, Worker
+from .jobs import Job, Progress, Stopped, Worker
 from .session import Sessions, Setting
 from .studio import Options, Outcome, Studio, address, save
 
@@ -77,15 +77,17 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
         def busy(working: bool) -> dict:
             return {start: gr.update(interactive=not working), cancel: gr.update(interactive=working)}
 
-        async def follow(work: Callable[[Job], Any], finish: Callable[[Any], dict]) -> AsyncIterator[dict]:
+        async def follow(key: str, work: Callable[[Job], Any], finish: Callable[[Any], dict]) -> AsyncIterator[dict]:
             """Updates of the page while a job waits and runs, and those that `finish` makes of its result."""
             try:
-                async with aclosing(worker.run(work)) as states:
+                async with aclosing(worker.run(key, work)) as states:
                     async for state in states:
                         if isinstance(state, Progress):
                             yield {status: _progress(state), **busy(True)}
                         else:
                             yield finish(state) | busy(False)
+            except Stopped:
+                yield {status: "<p>Cancelled.</p>", **busy(False)}
             except UserError as error:
                 yield {status: _problems([str(error)]), **busy(False)}
             except Exception:  # a bug; the page gets no traceback
@@ -112,7 +114,7 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                         link: _link(outcome.archive) if outcome.archive else ""}
 
             yield {viewer: None, panel: gr.update(visible=False), download: gr.update(visible=False), link: ""}
-            async with aclosing(follow(work, finish)) as updates:
+            async with aclosing(follow(str(request.session_hash), work, finish)) as updates:
                 async for update in updates:
                     yield update
 
@@ -131,8 +133,10 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                     return {status: "<p>Done.</p>", viewer: result.view, link: "",
                             strength: settings.get(number, Setting()).strength}
 
-                async with aclosing(follow(lambda job: studio.change(session, result, settings, job),
-                                           finish)) as updates:
+                def work(job: Job) -> None:
+                    studio.change(session, result, settings, job)
+
+                async with aclosing(follow(str(request.session_hash), work, finish)) as updates:
                     async for update in updates:
                         yield update
 
@@ -155,22 +159,22 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
         def pick(event: gr.EventData) -> int:
             return event.id
 
+        def stop(request: gr.Request) -> None:
+            worker.cancel(str(request.session_hash))
+
         def leave(request: gr.Request) -> None:
+            worker.cancel(str(request.session_hash))
             sessions.drop(str(request.session_hash))
 
         long: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
         short: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
         after_change = [status, viewer, link, strength, start, cancel]
-        jobs = [
-            start.click(enlarge, [photos, scale, quality, look, suffix],
-                        [status, viewer, panel, chosen, download, link, start, cancel],
-                        **long | {"api_visibility": "public"}),
-            *(button.click(changing(edit), [chosen, strength], after_change, **long)
-              for button, edit in ((apply, _set_strength), (again, _draw_again), (reset, _reset),
-                                   (reset_all, _reset_all))),
-        ]
-        cancel.click(lambda: {status: "<p>Cancelled.</p>", **busy(False)}, None, [status, start, cancel], cancels=jobs,
-                     **short)
+        start.click(enlarge, [photos, scale, quality, look, suffix],
+                    [status, viewer, panel, chosen, download, link, start, cancel],
+                    **long | {"api_visibility": "public"})
+        for button, edit in ((apply, _set_strength), (again, _draw_again), (reset, _reset), (reset_all, _reset_all)):
+            button.click(changing(edit), [chosen, strength], after_change, **long)
+        cancel.click(stop, None, None, **short)
         viewer.select(pick, None, chosen, **short)
         chosen.change(strength_of, chosen, strength, js="id => { window.highlightObject(id); return [id]; }", **short)
         download.click(keep, suffix, link, **long | {"api_visibility": "public"}).then(None, None, None, js=CLICK)

@@ -15,7 +15,7 @@ POLL = 0.2
 
 
 class Stopped(Exception):
-    """Raised inside a job that nobody waits for any more."""
+    """The job was cancelled, or nobody waits for it any more."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,14 @@ class Progress:
 
 
 class Job:
-    """What a computation reports to, and what tells it to stop."""
+    """What a computation reports to, and what tells it to stop.
 
-    def __init__(self) -> None:
+    Args:
+        owner: whose it is.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
         self.share = 0.0
         self._began = self._ends = 0.0
         self._stop = threading.Event()
@@ -41,16 +46,20 @@ class Job:
         Raises:
             Stopped: nobody waits for the result.
         """
-        if self._stop.is_set():
-            raise Stopped
+        self.check()
         now = time.monotonic()
         self._began = self._began or now
         if share > 0:
             self._ends = now + (now - self._began) * (1 - share) / share
         self.share = share
 
+    def check(self) -> None:
+        """Raises `Stopped` once the job is to stop."""
+        if self._stop.is_set():
+            raise Stopped
+
     def stop(self) -> None:
-        """The next report raises."""
+        """The next report and the next check raise."""
         self._stop.set()
 
     def seconds_left(self) -> float | None:
@@ -65,19 +74,21 @@ class Worker:
         self._pool = ThreadPoolExecutor(1, "upscale")
         self._line: list[Job] = []
 
-    async def run(self, work: Callable[[Job], Any]) -> AsyncIterator[Any]:
+    async def run(self, owner: str, work: Callable[[Job], Any]) -> AsyncIterator[Any]:
         """Yields a `Progress` again and again, and at last what `work` returns.
 
         Closing the iterator, or cancelling the task that reads it, stops the job at its next report.
 
         Raises:
+            Stopped: the owner has cancelled it.
             Exception: what `work` raises.
         """
-        job = Job()
+        job = Job(owner)
         self._line.append(job)
         future: Future = self._pool.submit(_begin, work, job)
         try:
             while not future.done():
+                job.check()
                 yield Progress(self._line.index(job), job.share, job.seconds_left())
                 await asyncio.sleep(POLL)
             yield future.result()
@@ -85,6 +96,12 @@ class Worker:
             job.stop()
             future.cancel()
             self._line.remove(job)
+
+    def cancel(self, owner: str) -> None:
+        """Stops what the owner has asked for, waiting or running."""
+        for job in self._line:
+            if job.owner == owner:
+                job.stop()
 
     def close(self) -> None:
         """Stops the running job and forgets the waiting ones."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import secrets
@@ -43,7 +44,48 @@ class Gate:
                 return await _answer(send, 401, [(b"www-authenticate", b'Basic realm="InstanceRSR", charset="UTF-8"')])
             if OUTBOUND.search(scope["path"]):
                 return await _answer(send, 404)
+            if scope["method"] == "POST" and not scope["path"].endswith("/upload"):
+                body = await _read(receive)
+                if names_address(body):
+                    return await _answer(send, 404)
+                receive = _again(body, receive)
         await self._app(scope, receive, send)
+
+
+def names_address(body: bytes) -> bool:
+    """Whether JSON names a file by an address on the net, which Gradio would fetch."""
+    try:
+        waiting = [json.loads(body)]
+    except ValueError:
+        return False
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if str(value.get("path")).strip().lower().startswith(("http:", "https:")):
+                return True
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    return False
+
+
+async def _read(receive: Any) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body
+
+
+def _again(body: bytes, receive: Any) -> Any:
+    """`receive` as if the body had not been read."""
+    first = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def read() -> Any:
+        return first.pop() if first else await receive()
+
+    return read
 
 
 async def _answer(send: Any, status: int, headers: list[tuple[bytes, bytes]] | None = None) -> None:
@@ -73,6 +115,7 @@ def page_app(pipe: Any, max_pixels: int, auth: str | None = None) -> Iterator[An
         worker = Worker()
         try:
             page = build_page(Studio(pipe, max_pixels), worker, Sessions(Path(folder)))
+            page.has_launched = True  # else Gradio takes any path on this machine for an uploaded file
             app = gr.mount_gradio_app(
                 FastAPI(docs_url=None, redoc_url=None, openapi_url=None), page, path="/", theme=THEME,
                 css=read_part("page.css"), js=read_part("page.js"), footer_links=[], run_history=False, pwa=False,

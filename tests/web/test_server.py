@@ -8,6 +8,7 @@ import threading
 import time
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -239,6 +240,8 @@ def test_the_server_fetches_no_other_address(address):
     for path in ("file=http://example.com/a.png", "file=https://example.com/a.png", "proxy=https://a.hf.space/b",
                  "file/https://example.com/a.png"):
         assert client.http.get(API + path).status_code == 404
+    with pytest.raises(httpx.HTTPStatusError, match="404"):
+        client.enlarge([as_file("https://example.com/a.png")])
 
 
 def test_one_visitors_result_is_not_anothers(address, photo):
@@ -281,7 +284,10 @@ def test_the_password_stands_before_everything():
         async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
             return (await client.get(path, auth=auth)).status_code
 
+    def status(path, auth):  # Playwright has a loop in this thread
+        return ThreadPoolExecutor(1).submit(asyncio.run, ask(path, auth)).result()
+
     for path in ("/", "/config", "/assets/index.js", "/gradio_api/file=/x", "/gradio_api/cancel", "/login"):
-        assert asyncio.run(ask(path, None)) == 401
-        assert asyncio.run(ask(path, ("me", "wrong"))) == 401
-        assert asyncio.run(ask(path, ("me", "se:cret"))) == 200
+        assert status(path, None) == 401
+        assert status(path, ("me", "wrong")) == 401
+        assert status(path, ("me", "se:cret")) == 200
