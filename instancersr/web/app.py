@@ -142,7 +142,7 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
 
             return change
 
-        def strength_of(number: int | None, request: gr.Request) -> float:
+        async def strength_of(number: int | None, request: gr.Request) -> float:
             try:
                 return sessions.find(str(request.session_hash))[1].settings.get(number, Setting()).strength
             except UserError:
@@ -156,13 +156,13 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                 return _problems([str(error)])
             return _link(path) + _lines(notes)
 
-        def pick(event: gr.EventData) -> int:
+        async def pick(event: gr.EventData) -> int:
             return event.id
 
-        def stop(request: gr.Request) -> None:
+        async def stop(request: gr.Request) -> None:
             worker.cancel(str(request.session_hash))
 
-        def leave(request: gr.Request) -> None:
+        async def leave(request: gr.Request) -> None:
             worker.cancel(str(request.session_hash))
             sessions.drop(str(request.session_hash))
 
