@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from html import escape
@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..inference.images import READABLE
 from ..inference.presets import FIDELITY, QUALITY
 from .jobs import Job, Progress, Stopped, Worker
-from .session import Sessions, Setting
+from .session import Result, Sessions, Setting
 from .studio import Options, Outcome, Studio, address, save
 
 SCALES = [("2×", 2), ("3×", 3), ("4×", 4)]
@@ -77,7 +77,8 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
         def busy(working: bool) -> dict:
             return {start: gr.update(interactive=not working), cancel: gr.update(interactive=working)}
 
-        async def follow(key: str, work: Callable[[Job], Any], finish: Callable[[Any], dict]) -> AsyncIterator[dict]:
+        async def follow(key: str, work: Callable[[Job], Any],
+                         finish: Callable[[Any], dict]) -> AsyncGenerator[dict, None]:
             """Updates of the page while a job waits and runs, and those that `finish` makes of its result."""
             try:
                 async with aclosing(worker.run(key, work)) as states:
@@ -95,20 +96,20 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                 yield {status: _problems(["This did not work; the server's log says why."]), **busy(False)}
 
         async def enlarge(paths: list[str] | None, times: float, chosen_quality: str, chosen_look: str, ending: str,
-                          request: gr.Request) -> AsyncIterator[dict]:
+                          request: gr.Request) -> AsyncGenerator[dict, None]:
             if not paths:
                 yield {status: _problems(["Choose a photo first."])}
                 return
             session = sessions.begin(str(request.session_hash))
             options = Options(times, chosen_quality, FIDELITY[chosen_look], ending)
 
-            def work(job: Job) -> tuple[Outcome, Any]:
+            def work(job: Job) -> tuple[Outcome, Result | None]:
                 return studio.enlarge(session, [Path(path) for path in paths], options, job)
 
-            def finish(done: tuple[Outcome, Any]) -> dict:
+            def finish(done: tuple[Outcome, Result | None]) -> dict:
                 outcome, result = done
                 sessions.keep(session, outcome.pixels, result)
-                objects = [(each["label"], each["id"]) for each in outcome.view["objects"]] if result else []
+                objects = [(each["label"], each["id"]) for each in result.view["objects"]] if result else []
                 return {status: _summary(outcome), viewer: outcome.view, panel: gr.update(visible=bool(objects)),
                         chosen: gr.update(choices=objects, value=None), download: gr.update(visible=bool(result)),
                         link: _link(outcome.archive) if outcome.archive else ""}
@@ -121,7 +122,7 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
         def changing(edit: Callable[[Settings, int | None, float], Settings]) -> Callable:
             """What a button does that gives the objects other settings."""
 
-            async def change(number: int | None, value: float, request: gr.Request) -> AsyncIterator[dict]:
+            async def change(number: int | None, value: float, request: gr.Request) -> AsyncGenerator[dict, None]:
                 try:
                     session, result = sessions.find(str(request.session_hash))
                     settings = edit(result.settings, number, value)
@@ -131,7 +132,7 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
 
                 def finish(_: None) -> dict:
                     return {status: "<p>Done.</p>", viewer: result.view, link: "",
-                            strength: settings.get(number, Setting()).strength}
+                            strength: _setting(settings, number).strength}
 
                 def work(job: Job) -> None:
                     studio.change(session, result, settings, job)
@@ -144,7 +145,7 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
 
         async def strength_of(number: int | None, request: gr.Request) -> float:
             try:
-                return sessions.find(str(request.session_hash))[1].settings.get(number, Setting()).strength
+                return _setting(sessions.find(str(request.session_hash))[1].settings, number).strength
             except UserError:
                 return 1
 
@@ -183,12 +184,12 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
 
 
 def _set_strength(settings: Settings, number: int | None, strength: float) -> Settings:
-    return settings | {_known(number): replace(settings.get(_known(number), Setting()), strength=strength)}
+    return settings | {_known(number): replace(_setting(settings, number), strength=strength)}
 
 
 def _draw_again(settings: Settings, number: int | None, _: float) -> Settings:
     seed = secrets.randbelow(2**32)
-    return settings | {_known(number): replace(settings.get(_known(number), Setting()), seed=seed)}
+    return settings | {_known(number): replace(_setting(settings, number), seed=seed)}
 
 
 def _reset(settings: Settings, number: int | None, _: float) -> Settings:
@@ -197,6 +198,10 @@ def _reset(settings: Settings, number: int | None, _: float) -> Settings:
 
 def _reset_all(*_: Any) -> Settings:
     return {}
+
+
+def _setting(settings: Settings, number: int | None) -> Setting:
+    return Setting() if number is None else settings.get(number, Setting())
 
 
 def _known(number: int | None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +74,7 @@ class Worker:
         self._pool = ThreadPoolExecutor(1, "upscale")
         self._line: list[Job] = []
 
-    async def run(self, owner: str, work: Callable[[Job], Any]) -> AsyncIterator[Any]:
+    async def run(self, owner: str, work: Callable[[Job], Any]) -> AsyncGenerator[Any, None]:
         """Yields a `Progress` again and again, and at last what `work` returns.
 
         Closing the iterator, or cancelling the task that reads it, stops the job at its next report.
