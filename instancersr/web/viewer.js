@@ -29,7 +29,7 @@ const paint = () => {
       || places[at - 1] !== place || places[at + 1] !== place
       || places[at - width] !== place || places[at + width] !== place;
     const color = place === selected ? TINT[0] : all ? TINT[place % TINT.length] : [255, 255, 255];
-    layer.data.set([...color, border ? 255 : strong ? 90 : 70], 4 * at);
+    layer.data.set([...color, border ? 255 : strong ? 90 : 50], 4 * at);
   }
   context.putImageData(layer, 0, 0);
 };
