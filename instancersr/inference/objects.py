@@ -193,8 +193,10 @@ def list_objects(ids: np.ndarray) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------------------------- soft edges
 
 
-def soft_mask(mask: np.ndarray, box: tuple[slice, slice]) -> np.ndarray:
-    """A part of a mask (H, W) bool as float32: 1 on the object, falling to 0 at FADE pixels from it."""
+def soft_mask(mask: np.ndarray, box: tuple[slice, slice] | None = None) -> np.ndarray:
+    """A mask (H, W) bool, or a part of it, as float32: 1 on the object, falling to 0 at FADE pixels from it."""
+    if box is None:
+        box = slice(0, mask.shape[0]), slice(0, mask.shape[1])
     wide = tuple(slice(max(0, s.start - FADE), s.stop + FADE) for s in box)
     part = mask[wide]
     if not part.any():

@@ -191,7 +191,7 @@ class InstanceRSRPipeline(DiffusionPipeline):
                 kept = kept.with_strength(mask, edit.strength)
         picture, _ = self._render(kept, progress)
         if kept.scale > NATIVE_SCALE and masks:  # the second pass may change anything
-            share = soft_mask(np.logical_or.reduce(masks), np.s_[: ids.shape[0], : ids.shape[1]])
+            share = soft_mask(np.logical_or.reduce(masks))
             picture = fade_in(np.asarray(out.images[0]), picture, share)
         return InstanceRSROutput(images=[Image.fromarray(picture)], instances=[ids], kept=kept)
 
