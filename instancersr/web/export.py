@@ -58,7 +58,7 @@ def shrink_map(ids: np.ndarray, side: int = GRID_SIDE) -> np.ndarray:
 
 
 def describe_objects(ids: np.ndarray) -> dict[int, str]:
-    """A line for each instance that tells it from the others: id, share of the picture, place; largest first.
+    """A line for each instance that tells it from the others: id, place, share of the picture; largest first.
 
     Args:
         ids: (H, W) int32 instance ids, 0: what belongs to no object.
@@ -72,7 +72,7 @@ def describe_objects(ids: np.ndarray) -> dict[int, str]:
     for place in np.argsort(-counts):
         number, share = int(found[place]), _percent(counts[place] / ids.size)
         where = PLACES[int(3 * rows[place] / height)][int(3 * columns[place] / width)]
-        lines[number] = f"Object {number}: {share} of the picture, {where}" if number else f"The rest: {share}"
+        lines[number] = f"Object {number}: {where}, {share}" if number else f"The rest: {share}"
     return lines
 
 
