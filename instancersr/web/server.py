@@ -138,7 +138,8 @@ def serve(pipe: Any, host: str, port: int, auth: str | None, max_pixels: int) ->
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder is deleted then, too
     with listener, page_app(pipe, max_pixels, auth) as app:
         print(f"http://{_in_url(host)}:{listener.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+        # a tab that is open at the end would otherwise leave a traceback; Gradio reports errors of the page itself
+        config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=2)
         uvicorn.Server(config).run(sockets=[listener])
 
 
