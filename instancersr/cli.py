@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -40,6 +41,7 @@ PIPE = Path("-")
 
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Quality = Literal["fast", "balanced", "best"]
 
 
 def _version(value: bool) -> None:
@@ -82,6 +84,9 @@ def upscale(
         typer.Option(min=0, max=1, help="1 stays closest to the input, 0 is richest in new detail; "
                      "without it, the model's own balance."),
     ] = None,
+    quality: Annotated[
+        Quality, typer.Option(help="What large photos are given: tiles that overlap less, as usual, or more.")
+    ] = "balanced",
     strength: Annotated[
         float, typer.Option(min=0, max=1, help="How much of the restoration: 1 is all of it, 0 stays closest to the "
                             "input.")
@@ -155,6 +160,7 @@ def upscale(
     to_stdout = output == PIPE
     with _one_line_errors(), _piped(inputs, output, _suffix(format), as_json or instances) as (files, output):
         from instancersr.inference.batch import plan_jobs
+        from instancersr.inference.presets import QUALITY
         from instancersr.inference.watch import watch as watch_folders
         from instancersr.inference.workers import Call
 
@@ -163,7 +169,7 @@ def upscale(
             return [job for job in found if not job.output.exists()] if skip_existing or watch else found
 
         options = {"num_inference_steps": steps, "start_from": start_from, "fidelity": fidelity,
-                   "strength": strength, "color_fix": color_fix, "tile": tile or None}
+                   "strength": strength, "color_fix": color_fix, "tile": tile or None, **QUALITY[quality]}
         call = Call(model, device, threads or _threads_each(jobs), scale, 0 if resample else seed, options)
         if strengths or resample:
             _check_single(plan(), watch)
@@ -602,6 +608,38 @@ def evaluate(
             folder = evaluation.evaluate(settings, lambda line: errors.print(_line(line), soft_wrap=True),
                                          progress.show)
         typer.echo((folder / "table.md").read_text())
+
+
+# -------------------------------------------------------------------------------------------------------- web
+
+
+@app.command(epilog="Example:  instancersr web --port 7860")
+def web(
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 7860,
+    auth: Annotated[
+        str | None, typer.Option(metavar="USER:PASSWORD", envvar="INSTANCERSR_AUTH",
+                                 help="Ask every visitor for these.")
+    ] = None,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, max=80, help="Largest photo.")] = 16,
+    model: Annotated[
+        str, typer.Option(help="'builtin', a folder saved by save_pretrained, or a hub id.")
+    ] = "builtin",
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; without it, what torch chooses.")
+    ] = None,
+) -> None:
+    """Serve a page for the browser: upscale photos, compare, change single objects, download."""
+    if auth is not None and not all(auth.partition(":")):
+        raise typer.BadParameter("expected USER:PASSWORD", param_hint="--auth")
+    with _one_line_errors():
+        from instancersr.inference.loading import load_pipeline
+        from instancersr.web.server import serve
+
+        if find_spec("gradio") is None:  # imported later: it reads its settings at once
+            raise MissingPackage(ImportError("No module named 'gradio'"), "web")
+        serve(load_pipeline(model, device, threads), host, port, auth, round(max_megapixels * 1e6))
 
 
 # ----------------------------------------------------------------------------------------------------- doctor

@@ -62,24 +62,24 @@ class Photo:
     """EXIF block with its orientation already applied and reset to 1."""
 
 
-def read_image(path: str | os.PathLike[str]) -> Photo:
+def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Photo:
     """Read a picture file, upright and as 8-bit RGB.
 
     Grey, palette, 16-bit and CMYK pictures are converted; CMYK and grey ones through their ICC profile where
     they have one. Of a file with several pictures the first is taken.
 
     Raises:
-        ImageError: the path is missing, no picture, damaged, below ``MIN_SIDE`` or above ``MAX_PIXELS``.
+        ImageError: the path is missing, no picture, damaged, below ``MIN_SIDE`` or above ``max_pixels``.
             Size is judged by the header, before any pixel is decoded.
     """
     path = Path(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with _open(path) as image:
+        with _open(path, max_pixels) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise _too_large(path, f"{width}x{height}")
+            if width * height > max_pixels:
+                raise _too_large(path, f"{width}x{height}", max_pixels)
             if min(width, height) < MIN_SIDE:
                 raise ImageError(f"{path}: {width}x{height} pixels is too small; "
                                  f"each side needs at least {MIN_SIDE}")
@@ -217,7 +217,7 @@ def image_files(folder: str | os.PathLike[str], recursive: bool = True) -> list[
     )  # fmt: skip
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path, max_pixels: int) -> Image.Image:
     """Header only; no pixel is decoded."""
     heif = _register_heif()
     Image.init()
@@ -230,7 +230,7 @@ def _open(path: Path) -> Image.Image:
             raise ImageError(f"{path}: the file is empty (0 bytes); get a fresh copy")
         return Image.open(path, formats=sorted(_DECODERS & set(Image.OPEN)))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large(path, "this picture") from error
+        raise _too_large(path, "this picture", max_pixels) from error
     except Image.UnidentifiedImageError as error:
         if READABLE.get(path.suffix.lower()) == "HEIF" and not heif:
             raise ImageError(f"{path}: HEIC needs one more package: pip install pillow-heif") from error
@@ -253,8 +253,8 @@ def _register_heif() -> bool:
     return True
 
 
-def _too_large(path: Path, size: str) -> ImageError:
-    return ImageError(f"{path}: {size} is over the limit of {MAX_PIXELS // 10**6} megapixels; "
+def _too_large(path: Path, size: str, max_pixels: int) -> ImageError:
+    return ImageError(f"{path}: {size} is over the limit of {max_pixels / 1e6:g} megapixels; "
                       "shrink it or cut it into parts first")
 
 

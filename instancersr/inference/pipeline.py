@@ -119,7 +119,8 @@ class InstanceRSRPipeline(DiffusionPipeline):
                  generator: torch.Generator | None = None, start_from: Literal["noise", "lr"] = "noise",
                  fidelity: float | None = None, color_fix: str = "wavelet", tile: int | None = None,
                  tile_batch: int = 1, progress: Callable[[int, int], None] | None = None, *, strength: float = 1.0,
-                 edits: Sequence[Edit] = (), keep_latents: bool = False) -> InstanceRSROutput:
+                 edits: Sequence[Edit] = (), keep_latents: bool = False,
+                 overlap: int = OVERLAP) -> InstanceRSROutput:
         """Upscales one picture.
 
         Args:
@@ -138,6 +139,7 @@ class InstanceRSRPipeline(DiffusionPipeline):
                 1 - strength * (1 - fidelity).
             edits: other strengths, or other noise, for single objects, as for `edit`.
             keep_latents: let `edit` go on from the result. Takes memory: see `Kept`.
+            overlap: least overlap of neighbouring tiles in LR pixels, at most half a tile.
 
         Raises:
             ValueError: an argument is out of its range, or an edit names what is not there.
@@ -146,12 +148,12 @@ class InstanceRSRPipeline(DiffusionPipeline):
         lr = _to_array(image)
         steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
         fidelity = self.config.default_fidelity if fidelity is None else fidelity
-        _check_call(lr, scale, steps, start_from, fidelity, color_fix, tile, tile_batch, strength)
+        _check_call(lr, scale, steps, start_from, fidelity, color_fix, tile, tile_batch, strength, overlap)
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         seed = _draw_seed(generator)
         second_seed = _draw_seed(generator) if scale > NATIVE_SCALE else 0
         keep = keep_latents or len(edits) > 0
-        settings = Settings(steps, seed, start_from, fidelity, strength, color_fix, tile_batch, keep)
+        settings = Settings(steps, seed, start_from, fidelity, strength, color_fix, tile_batch, keep, overlap)
         kept = replace(self._upscale(lr, settings, tile, progress), scale=scale, tile=tile, second_seed=second_seed)
         picture, ids = self._render(kept, progress)
         out = InstanceRSROutput(images=[Image.fromarray(picture)], instances=[ids], kept=kept if keep else None)
@@ -231,7 +233,7 @@ class InstanceRSRPipeline(DiffusionPipeline):
                        progress: Callable[[int, int], None] | None) -> Kept:
         padded = _padded(lr)
         side = max(SMALLEST, side // LR_TOKEN * LR_TOKEN)
-        overlap = min(OVERLAP, side // 2)
+        overlap = min(settings.overlap, side // 2)
         rows, columns = padded.shape[:2]
         tiles = plan_tiles(rows, columns, side, overlap, LR_TOKEN)
         canvases = {fidelity: TileCanvas(rows, columns, overlap, NATIVE_SCALE) for fidelity in settings.fidelities}
@@ -344,6 +346,7 @@ class Settings:
     color_fix: str
     tile_batch: int
     keep: bool
+    overlap: int = OVERLAP
 
     @property
     def shown(self) -> float:
@@ -443,7 +446,7 @@ def _to_array(image: Picture) -> np.ndarray:
 
 
 def _check_call(lr: np.ndarray, scale: float, steps: int, start_from: str, fidelity: float, color_fix: str,
-                tile: int | None, tile_batch: int, strength: float) -> None:
+                tile: int | None, tile_batch: int, strength: float, overlap: int) -> None:
     if min(lr.shape[:2]) < SMALLEST:
         raise ValueError(f"image: {lr.shape[1]}x{lr.shape[0]} is too small, at least {SMALLEST}x{SMALLEST} is needed")
     if not 1 <= scale <= NATIVE_SCALE**2:
@@ -462,6 +465,8 @@ def _check_call(lr: np.ndarray, scale: float, steps: int, start_from: str, fidel
         raise ValueError(f"tile_batch must be 1 or more, not {tile_batch}")
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must be 0 to 1, not {strength}")
+    if overlap < 0:
+        raise ValueError(f"overlap must be 0 or more, not {overlap}")
 
 
 def _padded(lr: np.ndarray) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""`instancersr web`: a page in the browser. It needs the extra `web`."""

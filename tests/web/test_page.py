@@ -1,0 +1,138 @@
+"""The page in a real browser, with the model in the package: from a photo to a file on disk."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+from scipy import ndimage
+from skimage import data
+
+FAR = 16
+"""Pixels from an object beyond which a change of it must not be seen."""
+SAME = 2
+"""Largest difference there, of 255."""
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    """A JPEG of 56x40 with an EXIF block that says it lies on its side, and a colour profile of its own."""
+    path = tmp_path_factory.mktemp("photo") / "Zoë & <cat>.jpg"
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "A camera", 6  # maker; to be turned by a quarter
+    exif.get_ifd(0x8769).update({0xA002: 56, 0xA003: 40})
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(data.chelsea()[60:220, 100:324]).resize((56, 40)).save(path, exif=exif, icc_profile=profile,
+                                                                           quality=90)
+    return path
+
+
+@pytest.fixture(scope="module")
+def address(serve_page):
+    from instancersr import InstanceRSRPipeline
+
+    with serve_page(InstanceRSRPipeline.from_pretrained("builtin")) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser, address):
+    """A tab with the page, which may ask its own server only and must raise no error."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    page.set_default_timeout(60_000)
+    asked, wrong = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(address)
+    page.locator("#start").wait_for()
+    yield page
+    page.close()
+    assert not wrong
+    foreign = {url for url in asked if not url.startswith((address, "data:", f"blob:{address}"))}
+    assert asked and not foreign
+
+
+def enlarge(page, *photos):
+    page.locator("#photos input[type=file]").set_input_files(photos)
+    page.get_by_text(photos[0].stem).first.wait_for()
+    page.get_by_role("button", name="Enlarge").click()
+
+
+def download(page, kind="PNG") -> Image.Image:
+    page.get_by_label(kind, exact=True).check()
+    with page.expect_download() as started:
+        page.get_by_role("button", name="Download").click()
+    picture = Image.open(io.BytesIO(started.value.path().read_bytes()))
+    assert started.value.suggested_filename.endswith({"PNG": ".png", "JPEG": ".jpg", "WebP": ".webp"}[kind])
+    return picture
+
+
+def test_from_a_photo_to_a_file(page, photo):
+    enlarge(page, photo)
+    bar = page.locator("#status progress")
+    bar.wait_for()
+    assert "Working" in page.locator("#status").inner_text()
+
+    viewer = page.locator("#viewer .viewer")
+    viewer.wait_for()
+    page.get_by_text("160 × 224 pixels").wait_for()
+    for name in ("before", "after"):
+        picture = viewer.locator(f"img.{name}")
+        assert picture.evaluate("img => img.decode().then(() => [img.naturalWidth, img.naturalHeight])") == [160, 224]
+        assert picture.get_attribute("alt")
+
+    slider = page.get_by_role("slider", name="How much of the picture before is shown, in percent")
+    slider.focus()
+    page.keyboard.press("End")
+    shown = "img => getComputedStyle(img).clipPath"
+    assert viewer.locator("img.before").evaluate(shown) == "inset(0px 0% 0px 0px)"
+    page.keyboard.press("Home")
+    assert viewer.locator("img.before").evaluate(shown) == "inset(0px 100% 0px 0px)"
+
+    first = download(page)
+    assert first.size == (160, 224) and first.format == "PNG"
+
+    viewer.locator("canvas").scroll_into_view_if_needed()
+    box = viewer.locator("canvas").bounding_box()
+    spot = (0.3, 0.4)
+    page.mouse.move(box["x"] + spot[0] * box["width"], box["y"] + spot[1] * box["height"])
+    page.locator("#viewer figcaption", has_text="click to choose it").wait_for()
+    assert viewer.locator("canvas").evaluate(LIT) > 0
+    page.mouse.click(box["x"] + spot[0] * box["width"], box["y"] + spot[1] * box["height"])
+    page.wait_for_function("document.querySelector('#object input').value !== ''")
+    mask = viewer.locator("canvas").evaluate(CHOSEN)
+
+    before = viewer.locator("img.after").get_attribute("src")
+    page.get_by_role("button", name="Another version").click()
+    page.wait_for_function("old => document.querySelector('#viewer img.after').getAttribute('src') !== old", arg=before)
+    second = download(page)
+    difference = np.abs(np.asarray(first, int) - np.asarray(second, int)).max(2)
+    chosen = np.asarray(mask, bool).reshape(224, 160)
+    away = ndimage.distance_transform_edt(~chosen) > FAR
+    assert difference[chosen].max() > 0
+    assert not away.any() or difference[away].max() <= SAME
+
+    for kind in ("PNG", "JPEG", "WebP"):
+        file = download(page, kind)
+        assert file.format == kind.upper() and file.size == (160, 224)
+        exif = file.getexif()
+        assert exif[0x010F] == "A camera" and exif.get(0x0112, 1) == 1
+        assert (exif.get_ifd(0x8769)[0xA002], exif.get_ifd(0x8769)[0xA003]) == (160, 224)
+        assert file.info["icc_profile"] == Image.open(photo).info["icc_profile"]
+
+    # the list of objects does for the keyboard what a click in the picture does
+    list_of_objects = page.locator("#object input")
+    list_of_objects.fill("")
+    list_of_objects.press("ArrowDown")
+    list_of_objects.press("Enter")
+    chosen = list_of_objects.input_value()
+    page.locator("#viewer figcaption", has_text=chosen).wait_for()
+    assert chosen
+
+
+LIT = "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.filter(v => v).length"
+CHOSEN = """canvas => new Promise(done => setTimeout(() => {
+  const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+  done(Array.from({length: data.length / 4}, (_, at) => data[4 * at + 3] > 0 ? 1 : 0));
+}, 300))"""
+"""The chosen object's pixels; the map of this picture is as large as the picture."""
