@@ -8,6 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # several workers share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
 SHARED = Path(__file__).parent.parent.parent / "shared"
 
 

@@ -31,7 +31,7 @@ def serve(address: str) -> None:
     import diffusers  # noqa: F401
     import torch  # noqa: F401
 
-    import instancersr.cli  # noqa: F401
+    import instancersr.cli
     import instancersr.inference.pipeline  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies

@@ -1,53 +1,138 @@
-"""The commands that the documentation prints, run as they stand there."""
+"""Every command and every piece of Python that the documentation prints, run as it stands there.
+
+A block that cannot run here has a comment above it, `<!-- needs: ... -->`, which says what it needs; its commands are
+then checked against the options that exist. The two that CI runs in new environments are marked `run` and `test`.
+"""
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
+from skimage import data
 from transformers import Dinov2Config, Dinov2Model
 
-ROOT = Path(__file__).parent.parent
+from instancersr.cli import app
+
+from . import fork_server
+from .markdown import Block, blocks_of, commands_of
+
+ROOT = Path(__file__).parent.parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+IN_CI = ("run", "test")
+LANGUAGES = ("sh", "python")
+NEEDS = re.compile(r"needs: \w.*")
 
 
-def blocks_marked_tested(document: Path) -> list[str]:
-    """Shell blocks that follow the comment `tested`."""
-    return re.findall(r"<!-- tested -->\n```sh\n(.*?)```", document.read_text(), re.DOTALL)
+def code(document: Path) -> list[Block]:
+    return [block for block in blocks_of(document) if block.language in LANGUAGES and block.marker not in IN_CI]
+
+
+def runs(block: Block) -> bool:
+    return not NEEDS.fullmatch(block.marker)
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """A folder with an `instancersr` that starts at once."""
+    folder = tmp_path_factory.mktemp("bin")
+    address = str(folder / "socket")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    server = subprocess.Popen([sys.executable, fork_server.__file__, address], env=environment,
+                              stdout=subprocess.PIPE, text=True)
+    assert server.stdout.readline() == "ready\n"
+    script = folder / "instancersr"
+    script.write_text(fork_server.CLIENT.format(python=sys.executable, address=address))
+    script.chmod(0o755)
+    yield folder
+    server.terminate()
+    server.wait()
 
 
 @pytest.fixture
-def shell(tmp_path, photo_folder):
-    """Runs a block where a clone's own files are, with a small random teacher and a folder of six photos."""
+def shell(tmp_path, photo_folder, command):
+    """Runs a block in a folder with a reader's pictures and a clone's own files."""
     torch.manual_seed(0)
     Dinov2Model(Dinov2Config(hidden_size=16, num_hidden_layers=12, num_attention_heads=2, image_size=56,
                              patch_size=14)).save_pretrained(tmp_path / "dino")
     for name in ("configs", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "bin").mkdir()
-    command = tmp_path / "bin" / "instancersr"
-    command.write_text(f"#!/bin/sh\nexec '{sys.executable}' -m instancersr \"$@\"\n")
-    command.chmod(0o755)
-    path = os.pathsep.join([str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    put_pictures(tmp_path)
+    path = os.pathsep.join([str(command), str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
                    "PHOTOS": str(photo_folder), "DINO": str(tmp_path / "dino"), "CUDA_VISIBLE_DEVICES": ""}
 
-    def run(block: str) -> None:
-        done = subprocess.run(["sh", "-ec", block], cwd=tmp_path, env=environment, stdout=subprocess.PIPE,
+    def run(block: Block) -> None:
+        done = subprocess.run(["sh", "-ec", block.text], cwd=tmp_path, env=environment, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, timeout=300)
-        assert done.returncode == 0, f"{block}\n{done.stdout[-4000:]}"
+        assert done.returncode == 0, f"{block}\n{block.text}\n{done.stdout[-4000:]}"
 
     return run
 
 
-def test_training_from_photos_to_a_picture(shell, tmp_path):
-    blocks = blocks_marked_tested(ROOT / "docs" / "training.md")
-    assert len(blocks) == 6
-    for block in blocks:
+def put_pictures(folder: Path) -> None:
+    """What the examples speak of, small."""
+    picture = Image.fromarray(data.astronaut()[60:84, 200:232])  # 24 x 32
+    for name in ("holiday.jpg", "face.jpg", "photo.jpg", "photo.png", "old.png"):
+        picture.save(folder / name)
+    mask = np.zeros((24, 32), np.uint8)
+    mask[4:12, 6:20] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    (folder / "scans" / "1999").mkdir(parents=True)
+    picture.crop((0, 0, 16, 16)).save(folder / "scans" / "a.png")
+    picture.crop((8, 8, 24, 24)).save(folder / "scans" / "1999" / "b.png")
+
+
+TRAINING = ROOT / "docs" / "training.md"
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if d != TRAINING and any(map(runs, code(d)))],
+                         ids=lambda d: d.name)
+def test_blocks_run_in_their_order(document, shell, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in filter(runs, code(document)):
+        if block.language == "sh":
+            shell(block)
+        else:
+            exec(compile(block.text, str(block), "exec"), names)
+
+
+def test_training_ends_with_a_picture(shell, tmp_path):
+    for block in filter(runs, code(TRAINING)):
         shell(block)
     small = Image.open(ROOT / "examples" / "cat.jpg").size
     assert Image.open(tmp_path / "tried.png").size == tuple(4 * side for side in small)
     assert (tmp_path / "runs" / "try" / "two" / "model" / "model_index.json").exists()
+
+
+def commands(block: Block) -> list[list[str]]:
+    """The arguments of each call of `instancersr` in a shell block."""
+    found = []
+    for line in commands_of(block.text):
+        for part in re.split(r"\s(?:&&|\||;|>|#)\s?|;\s", line):
+            call = re.search(r"(?:^|\s)(?:-m )?instancersr\s+(\S.*)", part)
+            if call and "pip install" not in part:
+                found.append(shlex.split(call[1]))
+    return found
+
+
+@pytest.mark.parametrize("block", [b for d in DOCUMENTS for b in code(d) if not runs(b)], ids=str)
+def test_what_cannot_run_here_has_options_that_exist(block):
+    if block.language == "python":
+        compile(block.text, str(block), "exec")
+        return
+    group = typer.main.get_command(app)
+    for arguments in commands(block):
+        name, subcommand, rest = group.resolve_command(group.make_context("instancersr", ["doctor"]), arguments)
+        subcommand.make_context(name, rest)  # raises on an option or a value that is none
+        for argument in rest:
+            if argument.startswith("configs/") and "$" not in argument and "*" not in argument:
+                assert (ROOT / argument).is_file(), argument
