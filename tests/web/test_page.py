@@ -125,9 +125,8 @@ def test_from_a_photo_to_a_file(page, photo):
     list_of_objects.fill("")
     list_of_objects.press("ArrowDown")
     list_of_objects.press("Enter")
-    chosen = list_of_objects.input_value()
-    page.locator("#viewer figcaption", has_text=chosen).wait_for()
-    assert chosen
+    page.wait_for_function("document.querySelector('#object input').value !== ''")
+    page.locator("#viewer figcaption", has_text=list_of_objects.input_value()).wait_for()
 
 
 LIT = "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.filter(v => v).length"
