@@ -91,13 +91,20 @@ def _run_pool(jobs: list[Job], call: Call, workers: int) -> Iterator[Result]:
     # spawn: a fork would copy locks that torch's threads hold
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
     try:
-        waiting: set[Future] = {pool.submit(do_job, job, call) for job in jobs}
+        waiting = _submit(pool, jobs, call)
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _submit(pool: ProcessPoolExecutor, jobs: list[Job], call: Call) -> set[Future]:
+    try:
+        return {pool.submit(do_job, job, call) for job in jobs}
+    except OSError as error:  # a worker was killed while the next one was being started
+        raise BrokenProcessPool(str(error)) from error
 
 
 def run_cluster(jobs: list[Job], call: Call, address: str) -> Iterator[Result]:
