@@ -402,8 +402,9 @@ def test_ctrl_c_ends_quietly_with_130_and_no_partial_output(tiny_model, tmp_path
     command = [sys.executable, "-m", "instancersr", "upscale", "first.png", "long.png", "--tile", "16",
                "--steps", "20", "--model", str(tiny_model)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # a job in a script's background ignores SIGINT, and so would the processes that it starts
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     while not (tmp_path / "first_x4.png").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)

@@ -41,6 +41,8 @@ class DataConfig(Section):
     presets: dict[str, float] = {"seesr": 1.0}
     """Degradation presets and their shares."""
     downscale_prob: float = Field(0.0, ge=0, le=1)
+    downscale_max: float = Field(2.0, ge=1)
+    """Of those crops, the most a photo is shrunk by."""
     """Share of crops shrunk from a larger window, which makes the truth sharper."""
     max_offset: int = Field(0, ge=0)
     """Crops pretend to lie up to so many tokens into a larger picture."""
@@ -240,6 +242,8 @@ class SamplerConfig(Section):
     perceptual: PerceptualConfig = PerceptualConfig()
     texture_weight: float = Field(0.0, ge=0)
     """Of the distance between the deviations of the perceptual loss's features; needs `perceptual.weight`."""
+    pattern_weight: float = Field(0.0, ge=0)
+    """Of the pattern that repeats with every LR pixel (`perceptual.repeated_pattern`)."""
     adversarial_weight: float = Field(0.0, ge=0)
     """Of a discriminator that tells patches of the output from patches of the truth: the length of each picture's
     gradient where it is never wrong."""
@@ -248,6 +252,8 @@ class SamplerConfig(Section):
     of one that knows nothing has a direction too, and it leads away."""
     decoder_blocks: int = Field(0, ge=0)
     """Residual blocks of a detail decoder after the autoencoder's; 0: none. Needs a restoration network."""
+    decoder_only: bool = False
+    """Whether the transformer and its control branch are held, so that a step costs a third."""
 
     @model_validator(mode="after")
     def _has_features(self) -> SamplerConfig:

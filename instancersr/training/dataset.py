@@ -249,17 +249,19 @@ class CropDataset(Dataset):
         presets: degradation presets and their shares.
         seed: of everything random.
         masks: whether to give the instance maps.
-        downscale_prob: share of crops taken from a larger window and shrunk, which makes the truth sharper.
+        downscale_prob: share of crops taken from a larger window and shrunk, which makes the truth sharper and cleaner.
         max_offset: token offsets are drawn from 0..max_offset.
         lightness: what an instance's lightness, and so its s_i, follows: "hash", fixed by key and id, or "photo", the
             instance's luma in the crop.
+        downscale_max: the most that a window is shrunk by.
     """
 
     def __init__(self, source: PhotoSource, size: int = 128, presets: Mapping[str, float] | None = None, seed: int = 0,
-                 masks: bool = False, downscale_prob: float = 0.0, max_offset: int = 0, lightness: str = "hash"):
+                 masks: bool = False, downscale_prob: float = 0.0, max_offset: int = 0, lightness: str = "hash",
+                 downscale_max: float = 2.0):
         self.source, self.size, self.seed = source, size, seed
         self.masks, self.downscale_prob, self.max_offset = masks, downscale_prob, max_offset
-        self.lightness = lightness
+        self.lightness, self.downscale_max = lightness, downscale_max
         shares = presets or {"seesr": 1.0}
         self._presets = list(shares)
         self._preset_probs = np.array(list(shares.values()), float) / sum(shares.values())
@@ -283,7 +285,7 @@ class CropDataset(Dataset):
         size, window = self.size, self.size
         height, width = photo.ids.shape
         if rng.random() < self.downscale_prob:
-            window = int(rng.uniform(size, min(2 * size, height, width) + 1))
+            window = int(rng.uniform(size, min(self.downscale_max * size, height, width) + 1))
         top = int(rng.integers(height - window + 1))
         left = int(rng.integers(width - window + 1))
         box = np.s_[top : top + window, left : left + window]

@@ -33,11 +33,14 @@ from ..models.restoration import enlarge
 from ..models.teachers import ConvProjector, Dinov2Teacher, Projector, spatial_normalization
 from .adversarial import PatchDiscriminator, adversarial_terms
 from .config import AutoencoderConfig, ConfigError, DiffusionConfig, RestorationConfig, TransformerConfig
-from .perceptual import PerceptualLoss, texture_distance
+from .perceptual import PerceptualLoss, random_window, repeated_pattern, texture_distance
 from .randomness import Draws
 from .stream import stored_shapes
 
 Batch = Mapping[str, Tensor]
+
+ADVERSARIAL_WINDOW = 80
+"""Pixels along the side of what a discriminator sees, a little more than its receptive field."""
 
 
 class Objective(Protocol):
@@ -224,6 +227,9 @@ class DiffusionObjective:
         if self.config.sampler.adversarial_weight:
             parts["discriminator"] = PatchDiscriminator()
         model = nn.ModuleDict(parts).train().requires_grad_(True)
+        if self.config.sampler.decoder_only:
+            parts["transformer"].requires_grad_(False)
+            parts["controlnet"].requires_grad_(False)
         if self.config.backbone.trained_blocks is not None:
             frozen = len(model["transformer"].blocks) - self.config.backbone.trained_blocks
             model["transformer"].blocks[:frozen].requires_grad_(False)
@@ -248,7 +254,8 @@ class DiffusionObjective:
     def parameter_groups(self, model: nn.ModuleDict) -> list[dict[str, Any]]:
         """`params` and `lr_scale` of what is trained: the backbone, and everything new."""
         backbone = [p for p in model["transformer"].parameters() if p.requires_grad]
-        others = [p for name, part in model.items() if name != "transformer" for p in part.parameters()]
+        others = [p for name, part in model.items() if name != "transformer"
+                  for p in part.parameters() if p.requires_grad]
         return [{"params": backbone, "lr_scale": self.config.backbone.lr_scale}, {"params": others, "lr_scale": 1.0}]
 
     def measure_residual(self, batches: Sequence[Batch]) -> None:
@@ -368,8 +375,11 @@ class DiffusionObjective:
             terms["lpips"] = sampler.perceptual.weight * self.perceptual(picture, batch["hr"], draws.shared)
         if sampler.texture_weight:
             terms["texture"] = sampler.texture_weight * texture_distance(*self.perceptual.features)
+        if sampler.pattern_weight:
+            terms["pattern"] = sampler.pattern_weight * repeated_pattern(picture - batch["hr"])
         if "discriminator" in model:
-            fooled, critic = adversarial_terms(model["discriminator"], picture, batch["hr"])
+            seen = random_window(picture, batch["hr"], ADVERSARIAL_WINDOW, draws.shared)
+            fooled, critic = adversarial_terms(model["discriminator"], *seen)
             terms["critic"] = critic
             if progress >= sampler.adversarial_from:
                 terms["gan"] = sampler.adversarial_weight * fooled

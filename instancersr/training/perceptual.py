@@ -13,6 +13,9 @@ from .config import ConfigError
 TEXTURE_FLOOR = 1e-2
 """Of a feature's mean square: deviations below are not told apart."""
 
+PATTERN_FLOOR = 5e-4
+"""Of a repeated pattern's deviation, about an eighth of a grey level: below, its loss is quadratic."""
+
 
 class PerceptualLoss(nn.Module):
     """LPIPS (Zhang et al., 2018) between random windows of two pictures.
@@ -50,11 +53,17 @@ class PerceptualLoss(nn.Module):
     def forward(self, output: Tensor, truth: Tensor, generator: torch.Generator) -> Tensor:
         """output, truth (B, 3, H, W) in [0, 1] -> a scalar."""
         self._seen.clear()
-        window = min(self.window, output.shape[-2], output.shape[-1])
-        top = int(torch.randint(output.shape[-2] - window + 1, (), generator=generator))
-        left = int(torch.randint(output.shape[-1] - window + 1, (), generator=generator))
-        box = (..., slice(top, top + window), slice(left, left + window))
-        return self.metric(output[box].clamp(0, 1), truth[box]).mean()
+        output, truth = random_window(output, truth, self.window, generator)
+        return self.metric(output.clamp(0, 1), truth).mean()
+
+
+def random_window(output: Tensor, truth: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The same window of at most size x size pixels of both, (B, 3, H, W) each, anywhere."""
+    size = min(size, output.shape[-2], output.shape[-1])
+    top = int(torch.randint(output.shape[-2] - size + 1, (), generator=generator))
+    left = int(torch.randint(output.shape[-1] - size + 1, (), generator=generator))
+    box = (..., slice(top, top + size), slice(left, left + size))
+    return output[box], truth[box]
 
 
 def texture_distance(output: Sequence[Tensor], truth: Sequence[Tensor]) -> Tensor:
@@ -73,6 +82,24 @@ def texture_distance(output: Sequence[Tensor], truth: Sequence[Tensor]) -> Tenso
         floor = TEXTURE_FLOOR * power.clamp_min(TEXTURE_FLOOR * power.mean())
         distances.append((_log_variance(ours, floor) - _log_variance(theirs, floor)).abs().mean())
     return torch.stack(distances).mean()
+
+
+def repeated_pattern(difference: Tensor, period: int = 4, window: int = 32) -> Tensor:
+    """How strong a pattern that repeats every `period` pixels is within windows: its deviation, a scalar.
+
+    A convolutional network that enlarges by 4 gives a smooth input the same 4x4 pixels over and over, and VGG's
+    features like them better than smoothness. Grain, which does not repeat, averages out and may stay.
+
+    Args:
+        difference: (B, C, H, W), the output less the truth, so that a pattern of the truth's own costs nothing.
+        period: of the pattern, in pixels.
+        window: of the averages, in pixels; they overlap by half.
+    """
+    smooth = F.avg_pool2d(F.pad(difference, (period // 2, period // 2 - 1) * 2, mode="replicate"), period, 1)
+    phases = F.pixel_unshuffle(difference - smooth, period)               # (B, C period^2, H / period, W / period)
+    mean = F.avg_pool2d(phases, window // period, max(1, window // period // 2))
+    mean = mean.unflatten(1, (difference.shape[1], period**2))            # (B, C, period^2, h, w)
+    return (mean.var(2, correction=0).mean(1) + PATTERN_FLOOR**2).sqrt().mean() - PATTERN_FLOOR
 
 
 def _log_variance(features: Tensor, floor: Tensor) -> Tensor:
