@@ -24,6 +24,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from torch.utils.data import Dataset
 
 from ..degradation import degrade
@@ -254,14 +255,15 @@ class CropDataset(Dataset):
         lightness: what an instance's lightness, and so its s_i, follows: "hash", fixed by key and id, or "photo", the
             instance's luma in the crop.
         downscale_max: the most that a window is shrunk by.
+        truth_blur: range of the Gaussian blur that makes the truth one, its deviation in pixels.
     """
 
     def __init__(self, source: PhotoSource, size: int = 128, presets: Mapping[str, float] | None = None, seed: int = 0,
                  masks: bool = False, downscale_prob: float = 0.0, max_offset: int = 0, lightness: str = "hash",
-                 downscale_max: float = 2.0):
+                 downscale_max: float = 2.0, truth_blur: tuple[float, float] = (0.0, 0.0)):
         self.source, self.size, self.seed = source, size, seed
         self.masks, self.downscale_prob, self.max_offset = masks, downscale_prob, max_offset
-        self.lightness, self.downscale_max = lightness, downscale_max
+        self.lightness, self.downscale_max, self.truth_blur = lightness, downscale_max, truth_blur
         shares = presets or {"seesr": 1.0}
         self._presets = list(shares)
         self._preset_probs = np.array(list(shares.values()), float) / sum(shares.values())
@@ -270,7 +272,11 @@ class CropDataset(Dataset):
         rng = np.random.default_rng((self.seed, number))
         photo = self.source.choose(number, rng)
         rgb, ids = (photo.rgb, photo.ids) if photo.stored else self._crop(photo, rng)
-        hr = torch.from_numpy(rgb.copy()).permute(2, 0, 1).float() / 255
+        pixels = rgb.astype(np.float32) / 255
+        if self.truth_blur[1]:
+            sigma = rng.uniform(*self.truth_blur)
+            pixels = gaussian_filter(pixels, (sigma, sigma, 0))
+        hr = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
         preset = self._presets[rng.choice(len(self._presets), p=self._preset_probs)]
         lr = degrade(hr[None], preset, [int(rng.integers(2**62))])[0]
         sample = {"hr": hr, "lr": lr, **photo.stored}

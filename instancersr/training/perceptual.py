@@ -41,19 +41,25 @@ class PerceptualLoss(nn.Module):
                               f"not be fetched ({type(error).__name__})") from error
         self.metric.requires_grad_(False)
         self._seen: list[Tensor] = []
+        self._windows: tuple[Tensor, ...] = ()
         net = self.metric.net.net
         for part in (net.slice1, net.slice2, net.slice3, net.slice4):  # to relu1_2, relu2_2, relu3_3, relu4_3
             part.register_forward_hook(lambda _part, _inputs, features: self._seen.append(features))
 
     @property
     def features(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Four of VGG16's feature maps of the last windows: of the output, with gradients, and of the truth."""
-        return self._seen[4:], self._seen[:4]  # pyiqa evaluates the truth first
+        """Of the last windows: of the output, with gradients, and of the truth.
+
+        Four of VGG16's feature maps, and two bands of the pixels' own spectrum: VGG16 hardly sees a pattern of two
+        pixels' period, people and other networks do.
+        """
+        output, truth = (fine_bands(window) for window in self._windows)
+        return self._seen[4:] + output, self._seen[:4] + truth  # pyiqa evaluates the truth first
 
     def forward(self, output: Tensor, truth: Tensor, generator: torch.Generator) -> Tensor:
         """output, truth (B, 3, H, W) in [0, 1] -> a scalar."""
         self._seen.clear()
-        output, truth = random_window(output, truth, self.window, generator)
+        output, truth = self._windows = random_window(output, truth, self.window, generator)
         return self.metric(output.clamp(0, 1), truth).mean()
 
 
@@ -64,6 +70,15 @@ def random_window(output: Tensor, truth: Tensor, size: int, generator: torch.Gen
     left = int(torch.randint(output.shape[-1] - size + 1, (), generator=generator))
     box = (..., slice(top, top + size), slice(left, left + size))
     return output[box], truth[box]
+
+
+def fine_bands(picture: Tensor) -> list[Tensor]:
+    """(B, 3, H, W) -> what two binomial filters, the second of twice the reach, take away: two of that shape."""
+    kernel = torch.tensor([0.25, 0.5, 0.25]).to(picture)
+    kernel = torch.outer(kernel, kernel).expand(picture.shape[1], 1, 3, 3)
+    smooth = F.conv2d(F.pad(picture, (1,) * 4, mode="replicate"), kernel, groups=picture.shape[1])
+    smoother = F.conv2d(F.pad(smooth, (2,) * 4, mode="replicate"), kernel, dilation=2, groups=picture.shape[1])
+    return [picture - smooth, smooth - smoother]
 
 
 def texture_distance(output: Sequence[Tensor], truth: Sequence[Tensor]) -> Tensor:

@@ -269,7 +269,7 @@ class Trainer:
         source = (ShardPhotos(self.photos, held_out, data.crop, self.config.seed, data.stored)
                   if isinstance(self.photos, ShardIndex) else CachedPhotos(self.photos, held_out, data.crop, data.keys))
         return CropDataset(source, data.crop, data.presets, self.config.seed, self.objective.needs_masks,
-                           data.downscale_prob, data.max_offset, data.lightness, data.downscale_max)
+                           data.downscale_prob, data.max_offset, data.lightness, data.downscale_max, data.truth_blur)
 
     def _batches(self, start: int, stop: int, shared: bool = True) -> Iterator[dict[str, Tensor]]:
         """The steps' batches; of each, this process' share, or all of it if it is not `shared` among them."""
