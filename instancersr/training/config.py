@@ -41,13 +41,13 @@ class DataConfig(Section):
     presets: dict[str, float] = {"seesr": 1.0}
     """Degradation presets and their shares."""
     downscale_prob: float = Field(0.0, ge=0, le=1)
+    """Share of crops shrunk from a larger window, which makes the truth sharper."""
     downscale_max: float = Field(2.0, ge=1)
-    """Of those crops, the most a photo is shrunk by."""
+    """Of those crops, the most a window is shrunk by."""
     truth_blur: tuple[float, float] = (0.0, 0.0)
     """Range of the blur, as a deviation in pixels, that every truth gets before it is degraded. Photos from the web
     are shrunk and sharpened; those that a camera just took are not. An MTF50 of .2 to .35 cycles a pixel, as cameras
     have, is a Gaussian of .53 to .93 pixels."""
-    """Share of crops shrunk from a larger window, which makes the truth sharper."""
     max_offset: int = Field(0, ge=0)
     """Crops pretend to lie up to so many tokens into a larger picture."""
     lightness: Literal["hash", "photo"] = "hash"
@@ -105,6 +105,8 @@ class PerceptualConfig(Section):
 
     weight: float = Field(0.0, ge=0)
     window: int = Field(64, ge=32)
+    zoom: float = Field(1.0, ge=1)
+    """Windows are up to so many times larger, and shrunk to `window`."""
 
 
 class TrainConfig(Section):

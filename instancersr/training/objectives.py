@@ -32,7 +32,14 @@ from ..models.pretrained import load_autoencoder, load_dit
 from ..models.restoration import enlarge
 from ..models.teachers import ConvProjector, Dinov2Teacher, Projector, spatial_normalization
 from .adversarial import PatchDiscriminator, adversarial_terms
-from .config import AutoencoderConfig, ConfigError, DiffusionConfig, RestorationConfig, TransformerConfig
+from .config import (
+    AutoencoderConfig,
+    ConfigError,
+    DiffusionConfig,
+    PerceptualConfig,
+    RestorationConfig,
+    TransformerConfig,
+)
 from .perceptual import PerceptualLoss, random_window, repeated_pattern, texture_distance
 from .randomness import Draws
 from .stream import stored_shapes
@@ -103,6 +110,10 @@ def build_transformer(size: TransformerConfig, channels: int) -> JointDiT:
     return JointDiT(**transformer_settings(size, channels), residual_std=std)
 
 
+def perceptual_loss(settings: PerceptualConfig) -> PerceptualLoss | None:
+    return PerceptualLoss(settings.window, settings.zoom) if settings.weight else None
+
+
 def psnr(output: Tensor, truth: Tensor) -> Tensor:
     """Mean over the batch of the peak signal-to-noise ratio in dB, all channels, pictures in [0, 1]."""
     return -10 * (output.clamp(0, 1) - truth).square().mean((1, 2, 3)).clamp_min(1e-10).log10().mean()
@@ -147,7 +158,7 @@ class RestorationObjective:
 
     def __init__(self, config: RestorationConfig):
         self.perceptual_weight = config.perceptual.weight
-        self.perceptual = PerceptualLoss(config.perceptual.window) if config.perceptual.weight else None
+        self.perceptual = perceptual_loss(config.perceptual)
         self.model = RestorationNetwork(config.channels, config.blocks)
         if config.init is not None:
             self.model = load_part(RestorationNetwork, config.init, "init").train().requires_grad_(True)
@@ -199,8 +210,7 @@ class DiffusionObjective:
                 self.teacher_width = self.teacher.width
         self.skips_parameters = self.teacher_width is not None and (
             alignment.until < 1 or not config.denoising_weight)
-        sampler = config.sampler
-        self.perceptual = PerceptualLoss(sampler.perceptual.window) if sampler.perceptual.weight else None
+        self.perceptual = perceptual_loss(config.sampler.perceptual)
         self.model = self._build()
 
     def _build(self) -> nn.ModuleDict:

@@ -23,13 +23,18 @@ class PerceptualLoss(nn.Module):
     Windows lie anywhere, so their position against the network's patches changes from step to step: a fixed one
     would print the patch grid into flat areas.
 
+    Args:
+        window: side of what VGG16 sees, in pixels.
+        zoom: windows are up to so many times larger and shrunk to that. Patterns of one period please VGG16 at one size
+            only, so none pays (E-LPIPS, Kettunen et al., 2019, arXiv:1906.03973, judges at random sizes too).
+
     Raises:
         ConfigError: pyiqa or its VGG16 weights are missing.
     """
 
-    def __init__(self, window: int):
+    def __init__(self, window: int, zoom: float = 1.0):
         super().__init__()
-        self.window = window
+        self.window, self.zoom = window, zoom
         try:
             import pyiqa
 
@@ -59,7 +64,10 @@ class PerceptualLoss(nn.Module):
     def forward(self, output: Tensor, truth: Tensor, generator: torch.Generator) -> Tensor:
         """output, truth (B, 3, H, W) in [0, 1] -> a scalar."""
         self._seen.clear()
-        output, truth = self._windows = random_window(output, truth, self.window, generator)
+        size = round(self.window * (1 + (self.zoom - 1) * float(torch.rand((), generator=generator))))
+        self._windows = tuple(shrunk(window, self.window)
+                              for window in random_window(output, truth, size, generator))
+        output, truth = self._windows
         return self.metric(output.clamp(0, 1), truth).mean()
 
 
@@ -70,6 +78,13 @@ def random_window(output: Tensor, truth: Tensor, size: int, generator: torch.Gen
     left = int(torch.randint(output.shape[-1] - size + 1, (), generator=generator))
     box = (..., slice(top, top + size), slice(left, left + size))
     return output[box], truth[box]
+
+
+def shrunk(picture: Tensor, size: int) -> Tensor:
+    """(B, 3, H, W) -> (B, 3, size, size), or as it is if it is no larger."""
+    if picture.shape[-1] <= size:
+        return picture
+    return F.interpolate(picture, (size, size), mode="bilinear", antialias=True)
 
 
 def fine_bands(picture: Tensor) -> list[Tensor]:

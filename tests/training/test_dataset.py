@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from instancersr.instances import patch_ids, scale_target
 from instancersr.training.dataset import (
@@ -133,3 +134,11 @@ def test_unusable_sources_are_named(tmp_path):
     with pytest.raises(DataError, match="photo broken: its masks are"):
         build_cache([folder], tmp_path / "cache", 64)
     assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_soft_truth_is_the_sharp_one_blurred_before_it_is_degraded(cache):
+    source = CachedPhotos(cache, held_out=False, min_side=64)
+    sharp = CropDataset(source, 64, {"camera": 1.0}, seed=3)[0]["hr"].numpy()
+    soft = CropDataset(source, 64, {"camera": 1.0}, seed=3, truth_blur=(0.8, 0.8))[0]
+    expected = np.stack([gaussian_filter(channel, 0.8) for channel in sharp])
+    np.testing.assert_allclose(soft["hr"].numpy(), expected, atol=1e-5)

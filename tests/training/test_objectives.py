@@ -121,3 +121,15 @@ def test_the_detail_decoder_is_trained_with_the_sampler_and_exported(hub, tmp_pa
     assert InstanceRSRPipeline.from_pretrained(tmp_path / "model").detail_decoder.config.feature_channels == 8
     with pytest.raises(ValueError, match="sampler.decoder_blocks: .*set restoration"):
         objective(hub, sampler={"decoder_blocks": 1})
+
+
+def test_a_decoder_alone_is_trained_where_the_transformer_is_held(hub, tmp_path):
+    RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path)
+    task = objective(hub, restoration=tmp_path, denoising_weight=0.0,
+                     sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "decoder_only": True,
+                              "pattern_weight": 2.0})
+    trained = {name.split(".")[0] for name, weight in task.model.named_parameters() if weight.requires_grad}
+    assert trained == {"detail_decoder"}
+    found = terms(task)
+    sum(found.values()).backward()
+    assert "pattern" in found and task.model["detail_decoder"].tail.weight.grad.abs().sum() > 0

@@ -1,11 +1,11 @@
-"""The texture term: it hears how rough a feature is, not where its peaks lie."""
+"""The terms on texture: how rough a feature is, not where its peaks lie, and no pattern of the network's own."""
 
 import math
 
 import pytest
 import torch
 
-from instancersr.training.perceptual import texture_distance
+from instancersr.training.perceptual import fine_bands, random_window, repeated_pattern, shrunk, texture_distance
 
 
 def noise(seed: int, deviation: float, size: int = 32) -> torch.Tensor:
@@ -34,3 +34,35 @@ def test_features_that_are_never_there_are_harmless():
     distance = texture_distance([output * torch.tensor([0.0, 1, 1, 1, 1, 1])[:, None, None]], [truth])
     distance.backward()
     assert distance == 0 and torch.isfinite(output.grad).all()
+
+
+def test_a_pattern_of_the_period_costs_its_deviation_and_grain_next_to_nothing():
+    cell = torch.tensor([[1.0, -1.0, 1.0, -1.0]] * 4)
+    pattern = 0.02 * cell.repeat(16, 16).expand(2, 3, 64, 64)
+    grain = 0.02 * torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert repeated_pattern(pattern).item() == pytest.approx(0.02, rel=0.05)
+    assert repeated_pattern(grain) < 0.2 * repeated_pattern(pattern)
+
+
+def test_smooth_differences_are_no_pattern():
+    ramp = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
+    assert repeated_pattern(torch.zeros(1, 3, 64, 64)) == pytest.approx(0, abs=1e-8)
+    assert repeated_pattern(ramp) < 2e-3
+
+
+def test_the_bands_hold_the_finest_detail_and_add_up_to_it():
+    checks = (torch.arange(32)[:, None] + torch.arange(32)).remainder(2).float().expand(1, 3, 32, 32)
+    finest, next_finest = fine_bands(checks)
+    inside = (..., slice(4, 28), slice(4, 28))
+    assert torch.allclose(finest[inside], checks[inside] - 0.5, atol=1e-6)  # the filter's response at Nyquist is 0
+    assert next_finest[inside].abs().max() < 1e-6
+    assert all(band.abs().max() < 1e-6 for band in fine_bands(torch.full((1, 3, 32, 32), 0.3)))
+
+
+def test_windows_are_the_same_place_of_both_and_shrunk_to_one_size():
+    picture = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    ours, theirs = random_window(picture, picture + 1, 48, torch.Generator().manual_seed(1))
+    assert ours.shape == (2, 3, 48, 48) and torch.equal(ours + 1, theirs)
+    small = shrunk(ours, 32)
+    assert small.shape == (2, 3, 32, 32) and small.mean().item() == pytest.approx(ours.mean().item(), abs=0.01)
+    assert shrunk(ours, 48) is ours
