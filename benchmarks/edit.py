@@ -5,7 +5,7 @@
 Held-out photos are degraded four times (preset `camera`, as in `instance_map.py`) and upscaled. In each the largest
 object of the predicted map that covers less than a fifth of the picture is re-sampled with another seed; where the map
 has none of a fiftieth or more, and with --true-objects always, the largest such object of the photo's annotations is
-given as a mask. Printed for each photo:
+given as a mask; a photo without one is passed over. Printed for each photo:
 
 - the share of the picture that is the object, and the CPU seconds of the re-sampling over those of the upscale;
 - the largest difference farther than 16 pixels from the object, and the mean difference on it, in 8-bit levels;
@@ -13,7 +13,6 @@ given as a mask. Printed for each photo:
 """
 
 import argparse
-import itertools
 import time
 
 import numpy as np
@@ -29,14 +28,14 @@ FAR = 16
 """Pixels from the object beyond which the difference is measured."""
 
 
-def pick_object(*maps: np.ndarray) -> np.ndarray:
-    """The mask of the largest fitting object of the first map that has one."""
+def pick_object(*maps: np.ndarray) -> np.ndarray | None:
+    """The mask of the largest fitting object of the first map that has one, or None."""
     for candidates in maps:
         numbers, areas = np.unique(candidates[candidates > 0], return_counts=True)
         fits = (areas >= LEAST * candidates.size) & (areas < MOST * candidates.size)
         if fits.any():
             return candidates == numbers[np.argmax(np.where(fits, areas, 0))]
-    raise SystemExit("a photo without a fitting object: choose another --prefix")
+    return None
 
 
 def cpu_seconds(run, repeats: int) -> float:
@@ -57,10 +56,12 @@ def gradient(picture: np.ndarray, where: np.ndarray) -> float:
 
 
 def measure(pipe: InstanceRSRPipeline, lr: np.ndarray, truth: np.ndarray, steps: int, repeats: int,
-            true_objects: bool) -> list[float]:
-    """Share, cost, largest far difference, mean difference on the object, seam."""
+            true_objects: bool) -> list[float] | None:
+    """Share, cost, largest far difference, mean difference on the object, seam; None without a fitting object."""
     before = pipe(lr, num_inference_steps=steps, keep_latents=True)
     mask = pick_object(truth) if true_objects else pick_object(before.instances[0], truth)
+    if mask is None:
+        return None
     edit = [Edit(mask, seed=1)]
     after = pipe.edit(before, edit)
     full = cpu_seconds(lambda: pipe(lr, num_inference_steps=steps), repeats)
@@ -84,13 +85,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 4])
     arguments = parser.parse_args()
     pipe = InstanceRSRPipeline.from_pretrained(arguments.model)
-    photos = list(itertools.islice(pairs(arguments.photos, arguments.prefix, True), arguments.count))
     for steps in arguments.steps:
         print(f"\n{steps} steps         object   cost   far  change   seam")
-        rows = []
-        for lr, truth in photos:
-            rows.append(measure(pipe, lr, truth, steps, arguments.repeats, arguments.true_objects))
-            print_row(f"{lr.shape[1]}x{lr.shape[0]}", rows[-1])
+        rows: list[list[float]] = []
+        for lr, truth in pairs(arguments.photos, arguments.prefix, True):
+            row = measure(pipe, lr, truth, steps, arguments.repeats, arguments.true_objects)
+            if row is not None:
+                rows.append(row)
+                print_row(f"{lr.shape[1]}x{lr.shape[0]}", row)
+            if len(rows) == arguments.count:
+                break
         print_row("median", np.median(rows, 0))
         print_row("largest", np.max(rows, 0))
 

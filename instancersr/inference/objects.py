@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +36,10 @@ STRENGTH_FADE = 4
 """Strengths of neighbours mix over twice so many pixels on either side of their border."""
 MARGIN = 3
 """Tokens around an object that are computed as well: its context, and room for the colour fix's blur of 31 pixels."""
+BLOCKS = 8
+"""Blocks along a side of a tile, of which crops are put together."""
+CROP_COST = 32
+"""What a crop costs beside its area, in tokens."""
 BAND = 256
 """Rows of a picture that are worked on at once."""
 
@@ -68,11 +71,12 @@ class Edit:
 
 @dataclass(frozen=True)
 class Kept:
-    """What an edit needs of an upscale. For each LR pixel about 64 bytes of latents, and 48 for each picture.
+    """What an edit needs of an upscale. For each LR pixel about 96 bytes of latents, and 48 for each picture.
 
     settings: of the call. scale, tile: likewise. second_seed: of the second pass, where the scale needs one.
     size: (h, w) of the LR photo. lr: the photo (H, W, 3) uint8, padded to whole tokens.
-    tiles, overlap: the plan. latents: z (2C, h / 2, w / 2) of each tile, on the CPU.
+    tiles, overlap: the plan. latents: z (2C, h / 2, w / 2) of each tile, on the CPU. conditions: z_y (C, h / 2, w / 2)
+        of each. features: of the restoration network (F, h, w), in half precision, if a detail decoder needs them.
     pictures: fidelity -> (4H, 4W, 3) uint8, for each of the settings' fidelities.
     ids: (4H, 4W) int32. strengths: (4H, 4W) float32, without soft edges; None: the settings' everywhere.
     """
@@ -86,6 +90,8 @@ class Kept:
     tiles: list[Tile]
     overlap: int
     latents: list[Tensor]
+    conditions: list[Tensor]
+    features: list[Tensor]
     pictures: dict[float, np.ndarray]
     ids: np.ndarray
     strengths: np.ndarray | None = None
@@ -212,6 +218,11 @@ def latent_mask(mask: np.ndarray) -> np.ndarray:
     return (on * 0.5 + ndimage.binary_dilation(on, np.ones((3, 3))) * 0.5).astype(np.float32)
 
 
+def at_latents(weight: np.ndarray) -> Tensor:
+    """What native pixels (H, W) have, in the middle of each latent: (H / 8, W / 8)."""
+    return torch.from_numpy(weight[LATENT // 2 :: LATENT, LATENT // 2 :: LATENT].copy())
+
+
 def soften(strengths: np.ndarray) -> np.ndarray:
     """Strengths (H, W) whose borders are slopes; exactly as they were where there is no border near."""
     size = 2 * STRENGTH_FADE + 1
@@ -257,7 +268,7 @@ def _any_in_cells(mask: np.ndarray, side: int) -> np.ndarray:
 def plan_crops(mask: np.ndarray, tiles: list[Tile]) -> list[tuple[int, Tile]]:
     """Which parts of which tiles an object (4H, 4W) bool needs: (number of the tile, part in LR pixels).
 
-    Parts of an object that lie apart are computed apart. No two crops of a tile see the same pixel of the object.
+    Parts of an object that lie apart, and the arms of one that sprawls, are computed apart where that costs less.
     """
     near = ndimage.binary_dilation(_any_in_cells(mask, TOKEN), np.ones((3, 3)))  # FADE reaches one token further
     step = TOKEN // SCALE  # LR pixels of a token
@@ -270,23 +281,48 @@ def plan_crops(mask: np.ndarray, tiles: list[Tile]) -> list[tuple[int, Tile]]:
     return crops
 
 
-def _boxes(tokens: np.ndarray) -> list[tuple[int, int, int, int]]:
-    """Boxes (top, left, bottom, right) around all that is true in (h, w), which share nothing that is true."""
-    reach = 2 * (MARGIN - 1) + 1
-    regions, _ = ndimage.label(ndimage.binary_dilation(tokens, np.ones((reach, reach))))
-    boxes = [(y.start, x.start, y.stop, x.stop) for y, x in ndimage.find_objects(regions)]
-    while (pair := next(_overlapping(boxes), None)) is not None:
-        a, b = pair
-        boxes = [box for box in boxes if box not in pair]
-        boxes.append((min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])))
-    return boxes
+def _boxes(tokens: np.ndarray) -> list[list[int]]:
+    """Boxes (top, left, bottom, right) that show all that is true in (h, w) and its margin, at little cost.
+
+    It begins with the boxes of small blocks, and unites two of them as long as their union costs no more than they do.
+    """
+    blocks = []
+    for rows in np.array_split(np.arange(tokens.shape[0]), BLOCKS):
+        for columns in np.array_split(np.arange(tokens.shape[1]), BLOCKS):
+            y, x = np.nonzero(tokens[np.ix_(rows, columns)])
+            if len(y):  # with signs by which the union of two is their maximum
+                blocks.append([-rows[y.min()], -columns[x.min()], rows[y.max()] + 1, columns[x.max()] + 1])
+    if not blocks:
+        return []
+    boxes, limits = np.array(blocks), [0, 0, *tokens.shape]
+
+    def wide(boxes: np.ndarray) -> np.ndarray:
+        return np.minimum(boxes + MARGIN - 1, limits)
+
+    def cost(boxes: np.ndarray) -> np.ndarray:
+        top, left, bottom, right = wide(boxes).T
+        return (bottom + top) * (right + left) + CROP_COST
+
+    while len(boxes) > 1:
+        first, second = np.triu_indices(len(boxes), 1)
+        unions = np.maximum(boxes[first], boxes[second])
+        saved = cost(boxes[first]) + cost(boxes[second]) - cost(unions)
+        best = saved.argmax()
+        if saved[best] < 0:
+            break
+        boxes = np.vstack([boxes[~(boxes <= unions[best]).all(1)], unions[best]])
+    return (wide(boxes) * [-1, -1, 1, 1]).tolist()
 
 
-def _overlapping(boxes: list[tuple[int, int, int, int]]) -> Iterator[tuple]:
-    for number, a in enumerate(boxes):
-        for b in boxes[:number]:
-            if a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]:
-                yield a, b
+def crop_weights(crops: list[Tile]) -> list[np.ndarray]:
+    """How much each crop of a tile decides of its native pixels (4h, 4w): together 1, with slopes between them."""
+    area = _around(crops)
+    places = [within(area, crop).scaled(SCALE) for crop in crops]
+    windows = [blend_window(SCALE * crop.height, SCALE * crop.width, 2 * (MARGIN - 1) * TOKEN) for crop in crops]
+    total = np.zeros((SCALE * area.height, SCALE * area.width), np.float32)
+    for place, window in zip(places, windows, strict=True):
+        total[place] += window
+    return [window / total[place] for place, window in zip(places, windows, strict=True)]
 
 
 def resample(denoiser: Denoiser, z_y: Tensor, known: Tensor, share: Tensor, noise: tuple[Tensor, Tensor], steps: int,
@@ -329,18 +365,16 @@ class Patch:
 
     def __init__(self, mask: np.ndarray, crops: list[Tile], overlap: int):
         self._overlap = SCALE * overlap
-        top, left = min(c.top for c in crops), min(c.left for c in crops)
-        self._area = Tile(top, left, max(c.top + c.height for c in crops) - top,
-                          max(c.left + c.width for c in crops) - left)
+        self._area = _around(crops)
         self._share = soft_mask(mask, self._area.scaled(SCALE))
         self._sums: dict[float, np.ndarray] = {}
         self._weight = np.zeros(self._share.shape, np.float32)
 
-    def add(self, tile: Tile, crop: Tile, photos: dict[float, Tensor]) -> None:
-        """The photos (3, 4h, 4w) at each fidelity of a crop of a tile."""
+    def add(self, tile: Tile, crop: Tile, photos: dict[float, Tensor], weight: np.ndarray) -> None:
+        """The photos (3, 4h, 4w) at each fidelity of a crop of a tile, and its weight (4h, 4w) in the tile."""
         window = blend_window(SCALE * tile.height, SCALE * tile.width, self._overlap)
-        weight = window[_within(tile, crop).scaled(SCALE)]
-        box = _within(self._area, crop).scaled(SCALE)
+        weight = weight * window[within(tile, crop).scaled(SCALE)]
+        box = within(self._area, crop).scaled(SCALE)
         self._weight[box] += weight
         for fidelity, photo in photos.items():
             total = self._sums.setdefault(fidelity, np.zeros((*self._share.shape, 3), np.float32))
@@ -360,13 +394,19 @@ class Patch:
         return changed
 
 
-def _within(outer: Tile, inner: Tile) -> Tile:
+def within(outer: Tile, inner: Tile) -> Tile:
     """`inner` as seen from `outer`'s corner."""
     return Tile(inner.top - outer.top, inner.left - outer.left, inner.height, inner.width)
 
 
+def _around(tiles: list[Tile]) -> Tile:
+    """The smallest rectangle that holds them all."""
+    top, left = min(t.top for t in tiles), min(t.left for t in tiles)
+    return Tile(top, left, max(t.top + t.height for t in tiles) - top, max(t.left + t.width for t in tiles) - left)
+
+
 def latents_of(crop: Tile, tile: Tile | None = None) -> tuple[slice, slice]:
     """Rows and columns that a crop covers of the latents of a tile, or of the whole picture."""
-    local = crop if tile is None else _within(tile, crop)
+    local = crop if tile is None else within(tile, crop)
     rows, columns = (slice(s.start * SCALE // LATENT, s.stop * SCALE // LATENT) for s in local.slices)
     return rows, columns

@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +32,8 @@ from .objects import (
     Edit,
     Kept,
     Patch,
+    at_latents,
+    crop_weights,
     fade_in,
     find_object,
     latent_mask,
@@ -38,6 +42,7 @@ from .objects import (
     plan_crops,
     resample,
     soft_mask,
+    within,
 )
 from .tiling import IdCanvas, Tile, TileCanvas, plan_tiles
 
@@ -240,42 +245,53 @@ class InstanceRSRPipeline(DiffusionPipeline):
         ids = IdCanvas(rows, columns, overlap, NATIVE_SCALE)
         noise = self._noise(settings.seed, padded)
         latents: list[Tensor] = []
+        conditions: list[Tensor] = []
+        features: list[Tensor] = []
         for number, group in enumerate(_groups(tiles, settings.tile_batch)):
-            photos, maps, z = self._sample_tiles(padded, group, noise, settings)
+            photos, maps, z, z_y, known = self._sample_tiles(padded, group, noise, settings)
             for index, place in enumerate(group):
                 for fidelity, canvas in canvases.items():
                     canvas.add(place, photos[fidelity][index])
                 ids.add(place, maps[index])
             if settings.keep:
                 latents.extend(z.cpu())
+                conditions.extend(z_y.cpu())
+                if self.detail_decoder is not None:
+                    features.extend(known.half().cpu())
             if progress is not None:
                 progress(min((number + 1) * settings.tile_batch, len(tiles)), len(tiles))
         pictures = {fidelity: canvas.finish() for fidelity, canvas in canvases.items()}
-        return Kept(settings, NATIVE_SCALE, None, 0, lr.shape[:2], padded, tiles, overlap, latents, pictures,
-                    ids.finish())
+        return Kept(settings, NATIVE_SCALE, None, 0, lr.shape[:2], padded, tiles, overlap, latents, conditions,
+                    features, pictures, ids.finish())
 
-    def _sample_tiles(self, lr: np.ndarray, tiles: list[Tile], noise: NoiseField,
-                      settings: Settings) -> tuple[dict[float, Tensor], list[np.ndarray], Tensor]:
-        """Photos at each fidelity (B, 3, 4h, 4w) and instance ids (4h, 4w) of some tiles of one shape, and z."""
+    def _sample_tiles(
+        self, lr: np.ndarray, tiles: list[Tile], noise: NoiseField, settings: Settings
+    ) -> tuple[dict[float, Tensor], list[np.ndarray], Tensor, Tensor, Tensor | None]:
+        """Of some tiles of one shape: photos at each fidelity (B, 3, 4h, 4w), instance ids (4h, 4w), z, z_y, and
+        the restoration network's features (B, F, h, w), None without one.
+        """
         y, eps = self._pixels(lr, tiles), self._noise_of(noise, tiles)
         features, restored = restore(self.restoration, y)
-        denoiser = Denoiser(self.transformer, self.controlnet, self.scheduler)
-        z, _ = sample(denoiser, encode(self.autoencoder, restored), eps, settings.steps, settings.start_from)
+        denoiser, z_y = Denoiser(self.transformer, self.controlnet, self.scheduler), encode(self.autoencoder, restored)
+        z, _ = sample(denoiser, z_y, eps, settings.steps, settings.start_from)
         z_x, z_m = split(z)
         photos = self._photos(z_x, features, restored, settings, dict.fromkeys(settings.fidelities, y))
         maps = [self._read_map(*pair) for pair in zip(restored, decode(self.autoencoder, z_m), strict=True)]
-        return photos, maps, z
+        return photos, maps, z, z_y, features
 
     def _read_map(self, restored: Tensor, instance_map: Tensor) -> np.ndarray:
         """(3, H, W) each -> (H, W) int32 ids."""
         photo, colors = (p.float().clamp(0, 1).permute(1, 2, 0).cpu().numpy() for p in (restored, instance_map))
         return decode_id_map(colors) if self.map_decoder is None else segment(photo, colors, self.map_decoder)
 
-    def _photos(self, z_x: Tensor, features: Tensor | None, restored: Tensor, settings: Settings,
+    def _photos(self, z_x: Tensor, features: Tensor | None, restored: Tensor | None, settings: Settings,
                 references: dict[float, Tensor]) -> dict[float, Tensor]:
-        """Fidelity -> photo (B, 3, 4h, 4w) on the CPU, in the colours of its reference (B, 3, any, any)."""
+        """Fidelity -> photo (B, 3, 4h, 4w) on the CPU, in the colours of its reference (B, 3, any, any).
+
+        Fidelity 0 alone does without the restored photo.
+        """
         photo = decode_photo(self.autoencoder, self.detail_decoder, z_x, features)
-        mixed = {f: f * restored + (1 - f) * photo for f in references}
+        mixed = {f: f * restored + (1 - f) * photo if f else photo for f in references}
         return {f: match_color(p.float(), references[f].float(), settings.color_fix).cpu() for f, p in mixed.items()}
 
     def _pixels(self, lr: np.ndarray, tiles: list[Tile]) -> Tensor:
@@ -306,26 +322,36 @@ class InstanceRSRPipeline(DiffusionPipeline):
                   self._noise(_draw_seed(torch.Generator().manual_seed(seed)), kept.lr))
         latents = list(kept.latents)
         patch = Patch(mask, [crop for _, crop in crops], kept.overlap)
-        for number, crop in crops:
-            place = (..., *latents_of(crop, kept.tiles[number]))
-            z, photos = self._resample_crop(kept, crop, kept.tiles[number], latents[number][place], share, fields)
+        for number, group in groupby(crops, key=itemgetter(0)):
+            tile, parts = kept.tiles[number], [crop for _, crop in group]
+            places = [(..., *latents_of(crop, tile)) for crop in parts]
             latents[number] = latents[number].clone()
-            latents[number][place] = z
-            patch.add(kept.tiles[number], crop, photos)
-            done()
+            for place in places:
+                latents[number][place] = 0
+            for crop, place, weight in zip(parts, places, crop_weights(parts), strict=True):
+                z, photos = self._resample_crop(kept, number, crop, share, fields)
+                latents[number][place] += at_latents(weight) * z
+                patch.add(tile, crop, photos, weight)
+                done()
         return replace(kept, latents=latents, pictures=patch.apply(kept.pictures))
 
-    def _resample_crop(self, kept: Kept, crop: Tile, tile: Tile, known: Tensor, share: Tensor,
+    def _resample_crop(self, kept: Kept, number: int, crop: Tile, share: Tensor,
                        fields: tuple[NoiseField, NoiseField]) -> tuple[Tensor, dict[float, Tensor]]:
         """z (2C, h / 2, w / 2) and the photos (3, 4h, 4w) of a part of a tile, drawn anew where `share` says."""
-        settings, y = kept.settings, self._pixels(kept.lr, [crop])
-        features, restored = restore(self.restoration, y)
+        settings, tile, y = kept.settings, kept.tiles[number], self._pixels(kept.lr, [crop])
+        place = (None, ..., *latents_of(crop, tile))
+        known, z_y = (each[number][place].to(y) for each in (kept.latents, kept.conditions))
         offset = torch.tensor([[crop.top - tile.top, crop.left - tile.left]]) // LR_TOKEN
         denoiser = Denoiser(self.transformer, self.controlnet, self.scheduler)
         old, new = (self._noise_of(field, [crop]) for field in fields)
-        z = resample(denoiser, encode(self.autoencoder, restored), known[None].to(y), share[latents_of(crop)],
-                     (old, new), settings.steps, settings.start_from, offset)
+        z = resample(denoiser, z_y, known, share[latents_of(crop)], (old, new), settings.steps, settings.start_from,
+                     offset)
         references = dict.fromkeys(settings.fidelities - {1.0}, y)
+        features = restored = None
+        if any(references):  # a mixture with the restored photo
+            features, restored = restore(self.restoration, y)
+        elif kept.features:
+            features = kept.features[number][(None, ..., *within(tile, crop).slices)].to(y)
         if settings.color_fix == "adain":  # a crop has other means than its tile: those of the picture before
             rows, columns = crop.scaled(NATIVE_SCALE)
             references = {f: self._pixels(kept.pictures[f], [Tile(rows.start, columns.start, rows.stop - rows.start,

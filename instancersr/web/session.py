@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..inference.images import Photo
 
 KEPT_PIXELS = 200_000_000
-"""Pixels of results that are kept, of all visitors together; each takes some twenty bytes of memory."""
+"""Pixels of results that are kept, of all visitors together; each takes some twenty-five bytes of memory."""
 
 KEPT_SESSIONS = 100
 """Visitors whose results are kept, at most."""
