@@ -1,14 +1,20 @@
 """Every command and every piece of Python that the documentation prints, run as it stands there.
 
 A block that cannot run here has a comment above it, `<!-- needs: ... -->`, which says what it needs; its commands are
-then checked against the options that exist. The two that CI runs in new environments are marked `run` and `test`.
+then checked against the options that exist. The two that CI runs in new environments are marked `run` and `test`;
+those that go on until Ctrl-C are marked so, and are stopped by it.
 """
 
 import os
 import re
 import shlex
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +33,7 @@ from .markdown import Block, blocks_of, commands_of
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 IN_CI = ("run", "test")
+ENDLESS = "until Ctrl-C"
 LANGUAGES = ("sh", "python")
 NEEDS = re.compile(r"needs: \w.*")
 
@@ -36,7 +43,7 @@ def code(document: Path) -> list[Block]:
 
 
 def runs(block: Block) -> bool:
-    return not NEEDS.fullmatch(block.marker)
+    return block.marker != ENDLESS and not NEEDS.fullmatch(block.marker)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +97,60 @@ def put_pictures(folder: Path) -> None:
     picture.crop((8, 8, 24, 24)).save(folder / "scans" / "1999" / "b.png")
 
 
+def until_ctrl_c(command: str, folder: Path, seen: Callable[[], bool]) -> tuple[int, str]:
+    """Runs a command until something is seen, then presses Ctrl-C: its exit code, and what it printed."""
+    program, *arguments = shlex.split(command)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.Popen([Path(sys.executable).parent / program, *arguments], cwd=folder, env=environment,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    try:
+        end = time.monotonic() + 300
+        while process.poll() is None and time.monotonic() < end and not seen():
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        printed, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return process.returncode, printed
+
+
+def endless(name: str) -> Block:
+    [block] = [block for block in code(ROOT / "docs" / name) if block.marker == ENDLESS]
+    return block
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_a_watched_folder_until_ctrl_c(tmp_path):
+    (tmp_path / "inbox").mkdir()
+    Image.fromarray(data.astronaut()[60:84, 200:232]).save(tmp_path / "inbox" / "a.png")
+    result = tmp_path / "outbox" / "a_x4.png"
+    code, printed = until_ctrl_c(endless("bulk.md").text, tmp_path, result.exists)
+    assert code == 0 and printed.endswith("1 done\n"), printed
+    assert Image.open(result).size == (128, 96)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_the_page_until_ctrl_c(tmp_path):
+    pytest.importorskip("gradio", reason="needs the page's packages: pip install 'instancersr[web]'")
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", 7860)) == 0:
+            pytest.skip("port 7860 is taken")
+    answers: list[str] = []
+
+    def seen() -> bool:
+        try:
+            with urllib.request.urlopen("http://127.0.0.1:7860/") as answer:
+                answers.append(answer.read().decode())
+        except OSError:
+            return False
+        return True
+
+    code, printed = until_ctrl_c(endless("web.md").text, tmp_path, seen)
+    assert code == 130 and printed.splitlines() == ["http://127.0.0.1:7860  (Ctrl-C ends it)", "interrupted"], printed
+    assert "InstanceRSR" in answers[0]
+
+
 TRAINING = ROOT / "docs" / "training.md"
 
 
@@ -124,7 +185,7 @@ def commands(block: Block) -> list[list[str]]:
     return found
 
 
-@pytest.mark.parametrize("block", [b for d in DOCUMENTS for b in code(d) if not runs(b)], ids=str)
+@pytest.mark.parametrize("block", [b for d in DOCUMENTS for b in code(d) if NEEDS.fullmatch(b.marker)], ids=str)
 def test_what_cannot_run_here_has_options_that_exist(block):
     if block.language == "python":
         compile(block.text, str(block), "exec")

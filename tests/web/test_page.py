@@ -1,5 +1,6 @@
 """The page in a real browser, with the model in the package: from a photo to a file on disk."""
 
+import base64
 import io
 
 import numpy as np
@@ -129,6 +130,39 @@ def test_from_a_photo_to_a_file(page, photo):
     page.locator("#viewer figcaption", has_text=list_of_objects.input_value()).wait_for()
 
 
+def test_a_pasted_photo_and_the_keyboard_alone(page, photo):
+    page.locator("#status[role=status]").wait_for(state="attached")  # the page's script has run
+    page.evaluate(PASTE, base64.b64encode(photo.read_bytes()).decode())
+    page.get_by_text("pasted").first.wait_for()
+    assert "Enlarge" in tabs_until(page, "Enlarge")
+    page.keyboard.press("Enter")
+    page.locator("#status").get_by_text("160 × 224 pixels").wait_for()
+    page.get_by_role("button", name="Download").wait_for()
+    reached = tabs_until(page, "Download")
+    for name in ("How much of the picture before is shown, in percent", "Show all objects", "Object", "Strength",
+                 "Apply strength", "Another version", "Reset object", "Reset all", "Download"):
+        assert any(name in each for each in reached), (name, reached)
+
+
+def tabs_until(page, name):
+    """What the Tab key reaches, by the names that a screen reader says, up to one of them."""
+    reached = []
+    while name not in reached and len(reached) < 80:
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate(NAME))
+    return reached
+
+
+PASTE = """photo => {
+  const bytes = Uint8Array.from(atob(photo), letter => letter.charCodeAt(0)), clipboard = new DataTransfer();
+  clipboard.items.add(new File([bytes], 'pasted.jpg', { type: 'image/jpeg' }));
+  document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: clipboard, bubbles: true }));
+}"""
+NAME = """() => {
+  const element = document.activeElement;
+  const label = element.getAttribute('aria-label') || element.labels?.[0]?.innerText || element.innerText || '';
+  return label.trim();
+}"""
 LIT = "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.filter(v => v).length"
 CHOSEN = """canvas => new Promise(done => setTimeout(() => {
   const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
