@@ -109,12 +109,13 @@ def page_app(pipe: Any, max_pixels: int, auth: str | None = None) -> Iterator[An
 
         from .app import THEME, build_page, read_part
         from .jobs import Worker
-        from .session import Sessions
+        from .session import KEPT_SESSIONS, Sessions
         from .studio import Studio
 
         worker = Worker()
         try:
             page = build_page(Studio(pipe, max_pixels), worker, Sessions(Path(folder)))
+            page.state_session_capacity = KEPT_SESSIONS  # Gradio's own notes on visitors; it would keep 10,000
             page.has_launched = True  # else Gradio takes any path on this machine for an uploaded file
             app = gr.mount_gradio_app(
                 FastAPI(docs_url=None, redoc_url=None, openapi_url=None), page, path="/", theme=THEME,
