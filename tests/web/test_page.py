@@ -69,14 +69,12 @@ def download(page, kind="PNG") -> Image.Image:
 
 
 def test_from_a_photo_to_a_file(page, photo):
+    page.evaluate(WATCH)
     enlarge(page, photo)
-    bar = page.locator("#status progress")
-    bar.wait_for()
-    assert "Working" in page.locator("#status").inner_text()
-
     viewer = page.locator("#viewer .viewer")
     viewer.wait_for()
     page.get_by_text("160 × 224 pixels").wait_for()
+    assert any("Working" in status and "<progress" in status for status in page.evaluate("statuses"))
     for name in ("before", "after"):
         picture = viewer.locator(f"img.{name}")
         assert picture.evaluate("img => img.decode().then(() => [img.naturalWidth, img.naturalHeight])") == [160, 224]
@@ -162,6 +160,11 @@ NAME = """() => {
   const element = document.activeElement;
   const label = element.getAttribute('aria-label') || element.labels?.[0]?.innerText || element.innerText || '';
   return label.trim();
+}"""
+WATCH = """() => {  // a small photo is done before one can look
+  window.statuses = [];
+  const note = () => statuses.push(document.querySelector('#status')?.innerHTML ?? '');
+  new MutationObserver(note).observe(document.body, { subtree: true, childList: true, characterData: true });
 }"""
 LIT = "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.filter(v => v).length"
 CHOSEN = """canvas => new Promise(done => setTimeout(() => {
