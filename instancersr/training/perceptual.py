@@ -25,8 +25,8 @@ class PerceptualLoss(nn.Module):
 
     Args:
         window: side of what VGG16 sees, in pixels.
-        zoom: windows are up to so many times larger and shrunk to that. Patterns of one period please VGG16 at one size
-            only, so none pays (E-LPIPS, Kettunen et al., 2019, arXiv:1906.03973, judges at random sizes too).
+        zoom: windows are up to so many times larger and shrunk to that, so that a pattern of one period is not always
+            seen at the size that pleases VGG16 (E-LPIPS, Kettunen et al., 2019, arXiv:1906.03973, judges so too).
 
     Raises:
         ConfigError: pyiqa or its VGG16 weights are missing.
@@ -64,27 +64,26 @@ class PerceptualLoss(nn.Module):
     def forward(self, output: Tensor, truth: Tensor, generator: torch.Generator) -> Tensor:
         """output, truth (B, 3, H, W) in [0, 1] -> a scalar."""
         self._seen.clear()
-        size = round(self.window * (1 + (self.zoom - 1) * float(torch.rand((), generator=generator))))
-        self._windows = tuple(shrunk(window, self.window)
-                              for window in random_window(output, truth, size, generator))
-        output, truth = self._windows
+        output, truth = self._windows = random_window(output, truth, self.window, generator, self.zoom)
         return self.metric(output.clamp(0, 1), truth).mean()
 
 
-def random_window(output: Tensor, truth: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The same window of at most size x size pixels of both, (B, 3, H, W) each, anywhere."""
-    size = min(size, output.shape[-2], output.shape[-1])
-    top = int(torch.randint(output.shape[-2] - size + 1, (), generator=generator))
-    left = int(torch.randint(output.shape[-1] - size + 1, (), generator=generator))
-    box = (..., slice(top, top + size), slice(left, left + size))
-    return output[box], truth[box]
+def random_window(output: Tensor, truth: Tensor, size: int, generator: torch.Generator,
+                  zoom: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The same window of both, (B, 3, H, W) each, anywhere, as at most size x size pixels.
 
-
-def shrunk(picture: Tensor, size: int) -> Tensor:
-    """(B, 3, H, W) -> (B, 3, size, size), or as it is if it is no larger."""
-    if picture.shape[-1] <= size:
-        return picture
-    return F.interpolate(picture, (size, size), mode="bilinear", antialias=True)
+    It covers up to `zoom` times as much along a side, and is then shrunk.
+    """
+    side = size if zoom == 1 else round(size * (1 + (zoom - 1) * float(torch.rand((), generator=generator))))
+    side = min(side, output.shape[-2], output.shape[-1])
+    top = int(torch.randint(output.shape[-2] - side + 1, (), generator=generator))
+    left = int(torch.randint(output.shape[-1] - side + 1, (), generator=generator))
+    box = (..., slice(top, top + side), slice(left, left + side))
+    if side <= size:
+        return output[box], truth[box]
+    ours, theirs = (F.interpolate(picture[box], (size, size), mode="bilinear", antialias=True)
+                    for picture in (output, truth))
+    return ours, theirs
 
 
 def fine_bands(picture: Tensor) -> list[Tensor]:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from instancersr.training.perceptual import fine_bands, random_window, repeated_pattern, shrunk, texture_distance
+from instancersr.training.perceptual import fine_bands, random_window, repeated_pattern, texture_distance
 
 
 def noise(seed: int, deviation: float, size: int = 32) -> torch.Tensor:
@@ -50,7 +50,7 @@ def test_smooth_differences_are_no_pattern():
     assert repeated_pattern(ramp) < 2e-3
 
 
-def test_the_bands_hold_the_finest_detail_and_add_up_to_it():
+def test_the_first_band_holds_the_finest_detail_and_a_flat_area_has_none():
     checks = (torch.arange(32)[:, None] + torch.arange(32)).remainder(2).float().expand(1, 3, 32, 32)
     finest, next_finest = fine_bands(checks)
     inside = (..., slice(4, 28), slice(4, 28))
@@ -59,10 +59,26 @@ def test_the_bands_hold_the_finest_detail_and_add_up_to_it():
     assert all(band.abs().max() < 1e-6 for band in fine_bands(torch.full((1, 3, 32, 32), 0.3)))
 
 
-def test_windows_are_the_same_place_of_both_and_shrunk_to_one_size():
+def test_both_bands_have_half_of_a_wave_of_four_pixels():
+    """[1 2 1] / 4 passes cos(w / 2)^2 of a wave, with twice the reach cos(w)^2: a half and nothing at w = pi / 2."""
+    wave = torch.cos(torch.arange(32) * torch.pi / 2).expand(1, 3, 32, 32)
+    inside = (..., slice(4, 28), slice(4, 28))
+    for band in fine_bands(wave):
+        assert torch.allclose(band[inside], wave[inside] / 2, atol=1e-6)
+
+
+def test_windows_are_the_same_place_of_both():
     picture = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     ours, theirs = random_window(picture, picture + 1, 48, torch.Generator().manual_seed(1))
     assert ours.shape == (2, 3, 48, 48) and torch.equal(ours + 1, theirs)
-    small = shrunk(ours, 32)
-    assert small.shape == (2, 3, 32, 32) and small.mean().item() == pytest.approx(ours.mean().item(), abs=0.01)
-    assert shrunk(ours, 48) is ours
+    assert (picture.unfold(2, 48, 1).unfold(3, 48, 1) == ours[:, :, None, None]).all((0, 1, 4, 5)).any()
+
+
+def test_zoomed_windows_show_up_to_so_much_more_at_one_size():
+    ramp = torch.arange(64.0).expand(1, 3, 64, 64)  # a pixel's value is its column
+    steps = []
+    for seed in range(40):
+        ours, theirs = random_window(ramp, ramp + 1, 16, torch.Generator().manual_seed(seed), zoom=2)
+        assert ours.shape == (1, 3, 16, 16) and torch.allclose(ours + 1, theirs, atol=1e-4)
+        steps.append((ours[0, 0, 0, 12] - ours[0, 0, 0, 4]).item() / 8)  # columns of the picture to one of the window
+    assert 1 <= min(steps) < 1.15 and 1.85 < max(steps) <= 2 + 1e-4

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import json
 import struct
 import threading
@@ -140,6 +141,20 @@ def test_twenty_clients_at_once_are_all_served(address, photo):
         thread.join(120)
     assert len(texts) == CLIENTS
     assert all("128 \\u00d7 96" in text for text in texts.values())
+
+
+def test_gradio_too_forgets_the_oldest_visitors(serve_page, pipe, photo, monkeypatch):
+    """Else memory grows with every visitor: its notes on one are a copy of the page's settings."""
+    from gradio.state_holder import StateHolder
+
+    monkeypatch.setattr("instancersr.web.session.KEPT_SESSIONS", 2)
+    with serve_page(pipe) as address:
+        for number in range(4):
+            client = Client(address, f"passing-{number}")
+            client.enlarge(client.upload(photo))
+            assert "128 \\u00d7 96" in client.outcome()
+        noted = {session for each in gc.get_objects() if isinstance(each, StateHolder) for session in each.session_data}
+    assert {session for session in noted if "passing" in session} == {"session-passing-2", "session-passing-3"}
 
 
 def test_who_waits_sees_how_many_are_before(address, photo, held):
