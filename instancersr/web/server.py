@@ -97,6 +97,8 @@ async def _answer(send: Any, status: int, headers: list[tuple[bytes, bytes]] | N
 def page_app(pipe: Any, max_pixels: int, auth: str | None = None) -> Iterator[Any]:
     """The page as an ASGI application; its files are in a new folder, which is deleted at the end.
 
+    One at a time in a process: Gradio reads the folder's name from the environment.
+
     Args:
         pipe: an InstanceRSRPipeline on its device.
         max_pixels: largest photo, in pixels.

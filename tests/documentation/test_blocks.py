@@ -140,7 +140,7 @@ def test_the_page_until_ctrl_c(tmp_path):
 
     def seen() -> bool:
         try:
-            with urllib.request.urlopen("http://127.0.0.1:7860/") as answer:
+            with urllib.request.urlopen("http://127.0.0.1:7860/", timeout=60) as answer:
                 answers.append(answer.read().decode())
         except OSError:
             return False

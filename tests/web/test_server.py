@@ -51,8 +51,10 @@ def pipe(tiny_model):
 
 @pytest.fixture(scope="module")
 def address(serve_page, pipe):
-    with serve_page(pipe) as address:
-        yield address
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("instancersr.web.session.KEPT_SESSIONS", CLIENTS)
+        with serve_page(pipe) as address:
+            yield address
 
 
 @pytest.fixture
@@ -62,6 +64,14 @@ def held(pipe):
     pipe.tiles = 0
     yield pipe
     pipe.gate.set()
+
+
+def wait_for_tile(held, wait=lambda milliseconds: time.sleep(milliseconds / 1000)):
+    """Until the first tile is done: for ever, were the job refused, so there is an end to patience."""
+    end = time.monotonic() + 60
+    while not held.tiles:
+        assert time.monotonic() < end, "no job has begun"
+        wait(50)
 
 
 class Client:
@@ -143,25 +153,23 @@ def test_twenty_clients_at_once_are_all_served(address, photo):
     assert all("128 \\u00d7 96" in text for text in texts.values())
 
 
-def test_gradio_too_forgets_the_oldest_visitors(serve_page, pipe, photo, monkeypatch):
+def test_gradio_too_forgets_the_oldest_visitors(address, photo):
     """Else memory grows with every visitor: its notes on one are a copy of the page's settings."""
     from gradio.state_holder import StateHolder
 
-    monkeypatch.setattr("instancersr.web.session.KEPT_SESSIONS", 2)
-    with serve_page(pipe) as address:
-        for number in range(4):
-            client = Client(address, f"passing-{number}")
-            client.enlarge(client.upload(photo))
-            assert "128 \\u00d7 96" in client.outcome()
-        noted = {session for each in gc.get_objects() if isinstance(each, StateHolder) for session in each.session_data}
-    assert {session for session in noted if "passing" in session} == {"session-passing-2", "session-passing-3"}
+    for number in range(CLIENTS + 2):
+        client = Client(address, f"passing-{number}")
+        client.enlarge(client.upload(photo))
+        assert "128 \\u00d7 96" in client.outcome()
+    noted = {session for each in gc.get_objects() if isinstance(each, StateHolder) for session in each.session_data}
+    assert {session for session in noted if "passing" in session} == {
+        f"session-passing-{number}" for number in range(2, CLIENTS + 2)}
 
 
 def test_who_waits_sees_how_many_are_before(address, photo, held):
     first, second = Client(address, "first"), Client(address, "second")
     first.enlarge(first.upload(photo))
-    while not held.tiles:
-        time.sleep(0.05)
+    wait_for_tile(held)
     second.enlarge(second.upload(photo))
     events = second.events()
     assert any("1 other job is before yours" in json.dumps(event) for event in events)
@@ -176,8 +184,7 @@ def test_cancel_and_a_closed_tab_stop_the_computation(address, browser, photo, h
     page.locator("#photos input[type=file]").set_input_files(photo)
     page.get_by_text(photo.stem).first.wait_for()
     page.get_by_role("button", name="Enlarge").click()
-    while not held.tiles:
-        page.wait_for_timeout(50)
+    wait_for_tile(held, page.wait_for_timeout)
     if leave == "cancel":
         page.get_by_role("button", name="Cancel").click()
         page.get_by_text("Cancelled.").wait_for()
@@ -189,8 +196,7 @@ def test_a_client_whose_connection_breaks_frees_the_worker(address, photo, held)
     client = Client(address, "broken")
     client.enlarge(client.upload(photo))
     events = client.events()
-    while not held.tiles:
-        next(events)
+    wait_for_tile(held, lambda _: next(events))
     client.http.close()
     check_that_the_next_is_served(address, photo, held)
 
