@@ -161,6 +161,16 @@ class MapConfig(TrainConfig):
     width: int = Field(64, ge=1)
     steps: int = Field(1500, ge=1)
     """Of the optimizer, once all pairs are collected."""
+    whole: int | None = Field(None, ge=32, multiple_of=16)
+    """Whole photos, in their order, instead of crops: in pixels, what longer sides are cut to about the middle. Their
+    sizes differ, so the batch is 1. None: crops."""
+
+    @model_validator(mode="after")
+    def _whole_photos_come_singly(self) -> MapConfig:
+        if self.whole and (self.batch != 1 or self.data.stream):
+            raise ValueError("whole: photos of any size come singly, from the cache; set batch=1 and "
+                             "data.stream=false, or whole=null")
+        return self
 
 
 class ScheduleConfig(Section):

@@ -195,13 +195,15 @@ def compact_ids(annotations: dict | None, size: tuple[int, int], key: str) -> np
 class Picture:
     """A photo to cut a crop from.
 
-    rgb: (H, W, 3) uint8. ids: (H, W) uint16. stored: tensors that belong to all of it.
+    rgb: (H, W, 3) uint8. ids: (H, W) uint16. stored: tensors that belong to all of it. whole: whether it is to be
+    taken as it is, which it also is if there are such tensors.
     """
 
     key: str
     rgb: np.ndarray
     ids: np.ndarray
     stored: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    whole: bool = False
 
 
 class PhotoSource(Protocol):
@@ -236,13 +238,32 @@ class CachedPhotos:
         return Picture(record.key, self.cache.rgb(record), self.cache.ids(record))
 
 
+class WholePhotos(CachedPhotos):
+    """Photos of the cache as they are, in its order, over and over; sample n is the n-th.
+
+    Args:
+        longest: longer sides are cut to it, about the middle; in pixels, a multiple of 16.
+    """
+
+    def __init__(self, cache: PhotoCache, held_out: bool, min_side: int, keys: Sequence[str], longest: int):
+        super().__init__(cache, held_out, min_side, keys)
+        self.longest = longest
+
+    def choose(self, number: int, rng: np.random.Generator) -> Picture:
+        record = self.records[number % len(self.records)]
+        kept = [min(side, self.longest) // TOKEN * TOKEN for side in (record.height, record.width)]
+        top, left = (record.height - kept[0]) // 2, (record.width - kept[1]) // 2
+        box = np.s_[top : top + kept[0], left : left + kept[1]]
+        return Picture(record.key, self.cache.rgb(record)[box], self.cache.ids(record)[box], whole=True)
+
+
 class CropDataset(Dataset):
     """Random crops: sample n is the same whatever came before it.
 
     A sample holds `hr` (3, S, S) and `lr` (3, S/4, S/4), float32 in [0, 1]; with `masks` also `ids` (S, S) int32,
     `instance_map` (3, S, S) in [0, 1], `scale_targets` (S, S) (s_i of the instance at each pixel, 0 where none)
     and `token_offset` (2,), the place in the picture, in tokens, that the crop pretends to have. Photos with stored
-    tensors are taken whole and as they are, and their tensors come along.
+    tensors are taken whole and as they are, and their tensors come along; so are those that say so.
 
     Args:
         source: of the photos.
@@ -271,7 +292,8 @@ class CropDataset(Dataset):
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, number))
         photo = self.source.choose(number, rng)
-        rgb, ids = (photo.rgb, photo.ids) if photo.stored else self._crop(photo, rng)
+        whole = photo.whole or bool(photo.stored)
+        rgb, ids = (photo.rgb, photo.ids) if whole else self._crop(photo, rng)
         pixels = rgb.astype(np.float32) / 255
         if self.truth_blur[1]:
             sigma = rng.uniform(*self.truth_blur)
@@ -280,7 +302,7 @@ class CropDataset(Dataset):
         preset = self._presets[rng.choice(len(self._presets), p=self._preset_probs)]
         lr = degrade(hr[None], preset, [int(rng.integers(2**62))])[0]
         sample = {"hr": hr, "lr": lr, **photo.stored}
-        return sample | self._mask_fields(photo.key, rgb, ids, rng, bool(photo.stored)) if self.masks else sample
+        return sample | self._mask_fields(photo.key, rgb, ids, rng, whole) if self.masks else sample
 
     def _crop(self, photo: Picture, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         rgb, ids = self._window(photo, rng)

@@ -15,8 +15,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint
-from .config import AnyTrainConfig, ConfigError, DiffusionConfig, load_config
-from .dataset import BatchNumbers, CachedPhotos, CropDataset, DataError, PhotoCache, build_cache, find_sources
+from .config import AnyTrainConfig, ConfigError, DiffusionConfig, MapConfig, load_config
+from .dataset import (
+    BatchNumbers,
+    CachedPhotos,
+    CropDataset,
+    DataError,
+    PhotoCache,
+    PhotoSource,
+    WholePhotos,
+    build_cache,
+    find_sources,
+)
 from .display import Display
 from .instance_map import MapObjective
 from .objectives import AutoencoderObjective, DiffusionObjective, Objective, RestorationObjective
@@ -266,10 +276,17 @@ class Trainer:
 
     def _dataset(self, held_out: bool) -> CropDataset:
         data = self.config.data
-        source = (ShardPhotos(self.photos, held_out, data.crop, self.config.seed, data.stored)
-                  if isinstance(self.photos, ShardIndex) else CachedPhotos(self.photos, held_out, data.crop, data.keys))
-        return CropDataset(source, data.crop, data.presets, self.config.seed, self.objective.needs_masks,
-                           data.downscale_prob, data.max_offset, data.lightness, data.downscale_max, data.truth_blur)
+        return CropDataset(self._source(held_out), data.crop, data.presets, self.config.seed,
+                           self.objective.needs_masks, data.downscale_prob, data.max_offset, data.lightness,
+                           data.downscale_max, data.truth_blur)
+
+    def _source(self, held_out: bool) -> PhotoSource:
+        data, config = self.config.data, self.config
+        if isinstance(self.photos, ShardIndex):
+            return ShardPhotos(self.photos, held_out, data.crop, config.seed, data.stored)
+        if isinstance(config, MapConfig) and config.whole:
+            return WholePhotos(self.photos, held_out, data.crop, data.keys, config.whole)
+        return CachedPhotos(self.photos, held_out, data.crop, data.keys)
 
     def _batches(self, start: int, stop: int, shared: bool = True) -> Iterator[dict[str, Tensor]]:
         """The steps' batches; of each, this process' share, or all of it if it is not `shared` among them."""

@@ -15,6 +15,7 @@ from instancersr.training.dataset import (
     CachedPhotos,
     CropDataset,
     DataError,
+    WholePhotos,
     build_cache,
     find_sources,
     is_held_out,
@@ -76,6 +77,17 @@ def test_crops_are_windows_of_the_photo_with_masks_in_place(cache):
         rgb, ids = (sample["hr"].permute(1, 2, 0) * 255).round().numpy().astype(np.uint8), sample["ids"].numpy()
         assert any(_found(cache, record, np.rot90(_flip(rgb, flip), turn), np.rot90(_flip(ids, flip), turn))
                    for record in cache.records for turn in range(4) for flip in (False, True))
+
+
+def test_whole_photos_come_in_their_order_cut_about_the_middle(cache):
+    records = CachedPhotos(cache, False, 64).records
+    dataset = CropDataset(WholePhotos(cache, False, 64, ("*",), 96), 64, masks=True, downscale_prob=1.0, max_offset=7)
+    for number in (0, 1, len(records)):
+        record, sample = records[number % len(records)], dataset[number]
+        assert torch.equal((sample["hr"] * 255).round().byte().permute(1, 2, 0),
+                           torch.from_numpy(cache.rgb(record)[32:128, 32:128].copy()))  # of 160 x 160
+        assert np.array_equal(sample["ids"].numpy(), cache.ids(record)[32:128, 32:128])
+        assert sample["lr"].shape == (3, 24, 24) and not sample["token_offset"].any()
 
 
 def _flip(array, flip):

@@ -57,6 +57,16 @@ def test_keys_that_match_no_photo_are_named(config):
         train_from_config(config, ["data.keys=[coco_*]", "output=unused"])
 
 
+def test_it_can_be_fitted_to_whole_photos(config, tmp_path):
+    folder = train_from_config(config, ["whole=144", "batch=1", f"output={tmp_path}", "images=5"])
+    assert MapDecoder.from_pretrained(folder).mean.any()
+
+
+def test_whole_photos_come_singly(config):
+    with pytest.raises(ConfigError, match="set batch=1"):
+        train_from_config(config, ["whole=144"])
+
+
 def test_a_missing_pipeline_is_named(config, tmp_path):
     with pytest.raises(ConfigError, match="^pipeline: "):
         train_from_config(config, [f"pipeline={tmp_path}"])
