@@ -23,7 +23,7 @@ from instancersr import InstanceRSRPipeline
 from instancersr.degradation import degrade
 from instancersr.evaluation.awareness import adjusted_rand_index
 from instancersr.instances import id_map_from_annotations, mean_iou
-from instancersr.training.dataset import find_sources, is_held_out, read_source
+from instancersr.training.dataset import find_sources, is_held_out, middle, read_source
 
 SCALES = (100, 300, 1000)
 """Of Felzenszwalb's segmentation: larger ones give larger regions."""
@@ -40,8 +40,7 @@ def pairs(photos: str, prefix: str, held_out: bool) -> Iterator[tuple[np.ndarray
             if annotations is None or not key.startswith(prefix) or is_held_out(key) != held_out:
                 continue
             picture = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
-            box = tuple(slice((side - kept) // 2, (side - kept) // 2 + kept)
-                        for side in picture.shape[:2] for kept in [min(side, LARGEST) // 16 * 16])
+            box = middle(*picture.shape[:2], LARGEST)
             hr = torch.from_numpy(picture[box].copy()).permute(2, 0, 1)[None].float() / 255
             lr = degrade(hr, "camera", [number])[0].permute(1, 2, 0).numpy()
             yield (lr * 255).round().astype(np.uint8), id_map_from_annotations(annotations)[box]

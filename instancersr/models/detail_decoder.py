@@ -47,7 +47,7 @@ class DetailDecoder(ModelMixin, ConfigMixin):
             nn.init.zeros_(block.conv1.bias)
             nn.init.zeros_(block.conv2.weight)
             nn.init.zeros_(block.conv2.bias)
-        for layer in (self.head, self.up1, self.up2, self.fine):  # torch's own shrinks a signal thirtyfold on its way
+        for layer in (self.head, self.up1, self.up2, self.fine):  # torch's own leave a seventh of a signal
             nn.init.kaiming_normal_(layer.weight, a=SLOPE)
             nn.init.zeros_(layer.bias)
         with torch.no_grad():  # features deviate by about a quarter of what pixels do

@@ -162,8 +162,8 @@ class MapConfig(TrainConfig):
     steps: int = Field(1500, ge=1)
     """Of the optimizer, once all pairs are collected."""
     whole: int | None = Field(None, ge=32, multiple_of=16)
-    """Whole photos, in their order, instead of crops: in pixels, what longer sides are cut to about the middle. Their
-    sizes differ, so the batch is 1. None: crops."""
+    """Whole photos, in their order, instead of crops: in pixels, what longer sides are cut to about the middle. Photos
+    with a side under `data.crop` are left out. Sizes differ, so the batch is 1. None: crops."""
 
     @model_validator(mode="after")
     def _whole_photos_come_singly(self) -> MapConfig:

@@ -196,7 +196,7 @@ class Picture:
     """A photo to cut a crop from.
 
     rgb: (H, W, 3) uint8. ids: (H, W) uint16. stored: tensors that belong to all of it. whole: whether it is to be
-    taken as it is, which it also is if there are such tensors.
+    taken as it is.
     """
 
     key: str
@@ -238,6 +238,13 @@ class CachedPhotos:
         return Picture(record.key, self.cache.rgb(record), self.cache.ids(record))
 
 
+def middle(height: int, width: int, longest: int) -> tuple[slice, slice]:
+    """The middle of a picture, of whole tokens: its sides are cut to `longest` pixels."""
+    kept = [min(side, longest) // TOKEN * TOKEN for side in (height, width)]
+    top, left = (height - kept[0]) // 2, (width - kept[1]) // 2
+    return slice(top, top + kept[0]), slice(left, left + kept[1])
+
+
 class WholePhotos(CachedPhotos):
     """Photos of the cache as they are, in its order, over and over; sample n is the n-th.
 
@@ -251,9 +258,7 @@ class WholePhotos(CachedPhotos):
 
     def choose(self, number: int, rng: np.random.Generator) -> Picture:
         record = self.records[number % len(self.records)]
-        kept = [min(side, self.longest) // TOKEN * TOKEN for side in (record.height, record.width)]
-        top, left = (record.height - kept[0]) // 2, (record.width - kept[1]) // 2
-        box = np.s_[top : top + kept[0], left : left + kept[1]]
+        box = middle(record.height, record.width, self.longest)
         return Picture(record.key, self.cache.rgb(record)[box], self.cache.ids(record)[box], whole=True)
 
 
@@ -262,8 +267,8 @@ class CropDataset(Dataset):
 
     A sample holds `hr` (3, S, S) and `lr` (3, S/4, S/4), float32 in [0, 1]; with `masks` also `ids` (S, S) int32,
     `instance_map` (3, S, S) in [0, 1], `scale_targets` (S, S) (s_i of the instance at each pixel, 0 where none)
-    and `token_offset` (2,), the place in the picture, in tokens, that the crop pretends to have. Photos with stored
-    tensors are taken whole and as they are, and their tensors come along; so are those that say so.
+    and `token_offset` (2,), the place in the picture, in tokens, that the crop pretends to have. Pictures that
+    are to be taken whole are not cut, turned, shrunk or moved; stored tensors come along.
 
     Args:
         source: of the photos.
@@ -292,8 +297,7 @@ class CropDataset(Dataset):
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, number))
         photo = self.source.choose(number, rng)
-        whole = photo.whole or bool(photo.stored)
-        rgb, ids = (photo.rgb, photo.ids) if whole else self._crop(photo, rng)
+        rgb, ids = (photo.rgb, photo.ids) if photo.whole else self._crop(photo, rng)
         pixels = rgb.astype(np.float32) / 255
         if self.truth_blur[1]:
             sigma = rng.uniform(*self.truth_blur)
@@ -302,7 +306,7 @@ class CropDataset(Dataset):
         preset = self._presets[rng.choice(len(self._presets), p=self._preset_probs)]
         lr = degrade(hr[None], preset, [int(rng.integers(2**62))])[0]
         sample = {"hr": hr, "lr": lr, **photo.stored}
-        return sample | self._mask_fields(photo.key, rgb, ids, rng, whole) if self.masks else sample
+        return sample | self._mask_fields(photo.key, rgb, ids, rng, photo.whole) if self.masks else sample
 
     def _crop(self, photo: Picture, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         rgb, ids = self._window(photo, rng)

@@ -145,7 +145,8 @@ class ShardPhotos:
                             f"{self.min_side}; leave it out with `instancersr prepare --size {self.min_side}`")
         masks = self.index.read(row, "json")
         ids = compact_ids(None if masks is None else json.loads(masks), rgb.shape[:2], key)
-        return Picture(key, rgb, ids, self._tensors(row, source) if self.stored else {})
+        stored = self._tensors(row, source) if self.stored else {}
+        return Picture(key, rgb, ids, stored, whole=self.stored)
 
     def row_of(self, number: int) -> int:
         """The row of the index that sample `number` is."""

@@ -17,6 +17,16 @@ def test_it_starts_as_the_identity(decoder):
     assert torch.equal(decoder(photo, torch.randn(2, 8, 8, 12)), photo)
 
 
+def test_the_signal_reaches_the_last_layer():
+    """He's initial weights keep its size; with torch's own a seventh is left for the last layer to learn from."""
+    torch.manual_seed(0)
+    decoder, seen = DetailDecoder(), []
+    decoder.tail.register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0]))
+    photo = 0.5 + 0.25 * torch.randn(1, 3, 64, 64)
+    decoder(photo, 0.06 * torch.randn(1, 64, 16, 16))
+    assert 0.5 < seen[0].std() / photo.std() < 4
+
+
 def test_photo_and_features_both_matter_once_it_is_trained(decoder):
     torch.nn.init.normal_(decoder.tail.weight)
     photo, features = torch.rand(1, 3, 32, 32), torch.randn(1, 8, 8, 8)

@@ -58,8 +58,10 @@ def test_keys_that_match_no_photo_are_named(config):
 
 
 def test_it_can_be_fitted_to_whole_photos(config, tmp_path):
-    folder = train_from_config(config, ["whole=144", "batch=1", f"output={tmp_path}", "images=5"])
-    assert MapDecoder.from_pretrained(folder).mean.any()
+    trainer = Trainer(load_config(config, ["whole=144", "batch=1", f"output={tmp_path}", "images=5"]))
+    shapes = [tuple(batch["hr"].shape) for batch in trainer._batches(0, 5, shared=False)]
+    assert shapes == [(1, 3, 144, 144)] * 5  # of photos of 160 pixels; crops have 128
+    assert trainer.objective.model.mean.any()
 
 
 def test_whole_photos_come_singly(config):
