@@ -45,6 +45,14 @@ class RestorationNetwork(ModelMixin, ConfigMixin):
             nn.init.zeros_(block.conv2.bias)
         nn.init.zeros_(self.tail.bias)
 
+    def deepened(self, blocks: int) -> RestorationNetwork:
+        """The same function with at least so many blocks: those added last are the identity until they are trained."""
+        if blocks <= self.config.blocks:
+            return self
+        deeper = RestorationNetwork(self.config.channels, blocks, self.config.scale).to(self.head.weight)
+        deeper.load_state_dict(self.state_dict(), strict=False)
+        return deeper
+
     def forward(self, lr: Tensor) -> Tensor:
         """lr (B, 3, h, w) in [0, 1] -> y-hat (B, 3, scale h, scale w), about [0, 1], not clamped."""
         return self.render(lr, self.features(lr))

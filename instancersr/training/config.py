@@ -148,7 +148,10 @@ class RestorationConfig(TrainConfig):
     channels: int = Field(64, ge=4)
     blocks: int = Field(16, ge=1)
     init: Path | None = None
-    """A folder with a network to begin from."""
+    """A folder with a network to begin from. Blocks that it lacks are added at its end and change nothing at first."""
+    merge: Path | None = None
+    """A folder with a network whose weights are averaged with the trained ones in what is saved for use: `init`, or
+    one that began from it."""
     perceptual: PerceptualConfig = PerceptualConfig()
 
 

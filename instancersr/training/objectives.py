@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -114,6 +115,13 @@ def perceptual_loss(settings: PerceptualConfig) -> PerceptualLoss | None:
     return PerceptualLoss(settings.window, settings.zoom) if settings.weight else None
 
 
+def mean_of_weights(one: nn.Module, other: nn.Module) -> nn.Module:
+    """A network half-way between two of one ancestry, often better than either (Wortsman et al., arXiv:2203.05482)."""
+    mean, theirs = copy.deepcopy(one), other.state_dict()
+    mean.load_state_dict({name: (weight + theirs[name].to(weight)) / 2 for name, weight in one.state_dict().items()})
+    return mean
+
+
 def psnr(output: Tensor, truth: Tensor) -> Tensor:
     """Mean over the batch of the peak signal-to-noise ratio in dB, all channels, pictures in [0, 1]."""
     return -10 * (output.clamp(0, 1) - truth).square().mean((1, 2, 3)).clamp_min(1e-10).log10().mean()
@@ -161,7 +169,13 @@ class RestorationObjective:
         self.perceptual = perceptual_loss(config.perceptual)
         self.model = RestorationNetwork(config.channels, config.blocks)
         if config.init is not None:
-            self.model = load_part(RestorationNetwork, config.init, "init").train().requires_grad_(True)
+            begun = load_part(RestorationNetwork, config.init, "init")
+            self.model = begun.deepened(config.blocks).train().requires_grad_(True)
+        self.merged = None
+        if config.merge is not None:
+            self.merged = load_part(RestorationNetwork, config.merge, "merge").deepened(self.model.config.blocks)
+            if self.merged.config != self.model.config:
+                raise ConfigError(f"merge: {config.merge} holds a network of another size than the trained one")
 
     def counts(self, batch):
         return {}
@@ -183,7 +197,7 @@ class RestorationObjective:
         return [enlarge(batch["lr"]), model(batch["lr"]), batch["hr"]]
 
     def export(self, model, folder):
-        model.save_pretrained(folder)
+        (model if self.merged is None else mean_of_weights(model, self.merged)).save_pretrained(folder)
 
 
 class DiffusionObjective:

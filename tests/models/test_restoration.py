@@ -23,6 +23,17 @@ def test_any_size_and_batch():
         torch.testing.assert_close(both[1:], network(lr[1:]), atol=1e-6, rtol=1e-5)
 
 
+def test_a_deeper_network_begins_as_the_same_function_and_can_leave_it():
+    network = RestorationNetwork(channels=8, blocks=2)
+    torch.nn.init.normal_(network.body[1].conv2.weight, std=0.1)
+    lr = torch.rand(1, 3, 12, 12)
+    deeper = network.deepened(5)
+    assert deeper.config.blocks == 5 and network.deepened(1) is network
+    torch.testing.assert_close(deeper(lr), network(lr), rtol=0, atol=0)
+    deeper(lr).square().mean().backward()
+    assert deeper.body[4].conv2.weight.grad.abs().max() > 0
+
+
 def test_it_learns_to_undo_a_known_blur():
     """Real training: on blurred noise-like pictures the error falls well below the bicubic enlargement's."""
     torch.manual_seed(0)

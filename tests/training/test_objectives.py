@@ -6,8 +6,8 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel
 
 from instancersr.inference.pipeline import InstanceRSRPipeline
 from instancersr.models import RestorationNetwork
-from instancersr.training.config import ConfigError, DiffusionConfig
-from instancersr.training.objectives import DiffusionObjective
+from instancersr.training.config import ConfigError, DiffusionConfig, RestorationConfig
+from instancersr.training.objectives import DiffusionObjective, RestorationObjective
 from instancersr.training.randomness import Draws
 
 SIZES = {"width": 32, "depth": 3, "heads": 2, "control_depth": 2, "prediction": "noise", "num_classes": 10,
@@ -133,3 +133,29 @@ def test_a_decoder_alone_is_trained_where_the_transformer_is_held(hub, tmp_path)
     found = terms(task)
     sum(found.values()).backward()
     assert "pattern" in found and task.model["detail_decoder"].tail.weight.grad.abs().sum() > 0
+
+
+def restoration(**values) -> RestorationObjective:
+    return RestorationObjective(RestorationConfig(**{
+        "task": "restoration", "output": "unused", "images": 8, "channels": 8, "blocks": 3,
+        "data": {"photos": "unused"}, **values}))
+
+
+def test_what_is_merged_is_half_way_between_the_trained_weights_and_those_of_a_shallower_network(tmp_path):
+    torch.manual_seed(0)
+    RestorationNetwork(8, 2).save_pretrained(tmp_path / "begun")
+    task = restoration(init=tmp_path / "begun", merge=tmp_path / "begun")
+    with torch.no_grad():
+        for weight in task.model.parameters():
+            weight += 0.5
+    task.export(task.model, tmp_path / "model")
+    begun, saved = (RestorationNetwork.from_pretrained(tmp_path / name) for name in ("begun", "model"))
+    assert saved.config.blocks == 3
+    torch.testing.assert_close(saved.head.weight, begun.head.weight + 0.25)
+    torch.testing.assert_close(saved.body[2].conv2.weight, torch.full_like(saved.body[2].conv2.weight, 0.25))
+
+
+def test_networks_of_other_widths_cannot_be_merged(tmp_path):
+    RestorationNetwork(4, 2).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="merge: .* holds a network of another size"):
+        restoration(merge=tmp_path)
