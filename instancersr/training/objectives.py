@@ -118,8 +118,12 @@ def perceptual_loss(settings: PerceptualConfig) -> PerceptualLoss | None:
 def mean_of_weights(one: nn.Module, other: nn.Module) -> nn.Module:
     """A network half-way between two of one ancestry, often better than either (Wortsman et al., arXiv:2203.05482)."""
     mean, theirs = copy.deepcopy(one), other.state_dict()
-    mean.load_state_dict({name: (weight + theirs[name].to(weight)) / 2 for name, weight in one.state_dict().items()})
+    mean.load_state_dict({name: weight.lerp(theirs[name].to(weight), 0.5) for name, weight in one.state_dict().items()})
     return mean
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in model.state_dict().items()}
 
 
 def psnr(output: Tensor, truth: Tensor) -> Tensor:
@@ -174,7 +178,7 @@ class RestorationObjective:
         self.merged = None
         if config.merge is not None:
             self.merged = load_part(RestorationNetwork, config.merge, "merge").deepened(self.model.config.blocks)
-            if self.merged.config != self.model.config:
+            if _shapes(self.merged) != _shapes(self.model):
                 raise ConfigError(f"merge: {config.merge} holds a network of another size than the trained one")
 
     def counts(self, batch):

@@ -155,6 +155,16 @@ def test_what_is_merged_is_half_way_between_the_trained_weights_and_those_of_a_s
     torch.testing.assert_close(saved.body[2].conv2.weight, torch.full_like(saved.body[2].conv2.weight, 0.25))
 
 
+def test_networks_of_one_size_are_merged_wherever_they_lie(tmp_path):
+    torch.manual_seed(0)
+    for name in ("one", "other"):
+        RestorationNetwork(8, 3).save_pretrained(tmp_path / name)
+    task = restoration(init=tmp_path / "one", merge=tmp_path / "other")
+    task.export(task.model, tmp_path / "model")
+    one, other, saved = (RestorationNetwork.from_pretrained(tmp_path / name) for name in ("one", "other", "model"))
+    torch.testing.assert_close(saved.head.weight, (one.head.weight + other.head.weight) / 2)
+
+
 def test_networks_of_other_widths_cannot_be_merged(tmp_path):
     RestorationNetwork(4, 2).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="merge: .* holds a network of another size"):
