@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -64,6 +64,10 @@ class Preset:
     first: Stage
     second: Stage
     final_sinc_prob: float = 0.8
+    sharpen_amount: Range | None = None
+    """Of an unsharp mask on the small, noisy picture, as cameras sharpen before they compress. None: none."""
+    sharpen_sigma: Range = (0.5, 2.0)
+    """Of the mask's blur, in LR pixels."""
 
 
 def _preset(resize1: Range, resize2: Range, noise1: Range, noise2: Range, poisson1: Range, poisson2: Range,
@@ -87,6 +91,8 @@ PRESETS: dict[str, Preset] = {
         final_sinc_prob=0.1,
     ),
 }
+# The same, sharpened by the camera's own processor.
+PRESETS["camera_sharpened"] = replace(PRESETS["camera"], sharpen_amount=(0.0, 1.0))
 
 
 def degrade(hr: Tensor, preset: str | Preset | Sequence[str | Preset] = "seesr",
@@ -144,6 +150,8 @@ def _degrade_one(hr: Tensor, preset: Preset, rng: np.random.Generator, scale: in
     factor = _resize_factor(preset.second, rng)
     x = _resize(x, round(height * factor), round(width * factor), rng)
     x = _add_noise(x, preset.second, rng)
+    if preset.sharpen_amount is not None:
+        x = _sharpen(x, rng.uniform(*preset.sharpen_amount), rng.uniform(*preset.sharpen_sigma))
 
     kernel = _final_kernel(preset, rng)
     if rng.random() < 0.5:
@@ -244,6 +252,11 @@ def _filter(x: Tensor, kernel: np.ndarray | None) -> Tensor:
     mode = "reflect" if pad < min(x.shape[2:]) else "replicate"
     weight = torch.from_numpy(kernel).to(x).expand(3, 1, *kernel.shape)
     return F.conv2d(F.pad(x, [pad] * 4, mode=mode), weight, groups=3)
+
+
+def _sharpen(x: Tensor, amount: float, sigma: float) -> Tensor:
+    """Adds `amount` times what a Gaussian blur takes away."""
+    return (x + amount * (x - _filter(x, gaussian_kernel(FULL_KERNEL, sigma, sigma)))).clamp(0, 1)
 
 
 # -------------------------------------------------------------------------------------------- resize

@@ -427,6 +427,35 @@ def test_gray_prob_is_the_share_with_equal_channels(stage, gaussian_prob, prob):
     assert (correlation > 0.9).float().mean().item() == pytest.approx(prob, abs=0.2 if 0 < prob < 1 else 0)
 
 
+@pytest.mark.parametrize(("amount", "sigma"), [(0.5, 0.7), (0.8, 1.5)])
+def test_unsharp_mask_enlarges_a_wave_as_its_formula_says(amount, sigma):
+    """A Gaussian passes exp(-(sigma w)^2 / 2) of a wave; amount times the rest is added to the whole."""
+    frequency = 2 * math.pi / 8
+    wave = torch.sin(frequency * torch.arange(64)).expand(1, 3, 64, 64)
+    preset = replace(quiet(), sharpen_amount=(amount, amount), sharpen_sigma=(sigma, sigma))
+    sharpened = degrade(0.5 + 0.2 * wave, preset, [0], 1) - 0.5
+    inside = (..., slice(12, 52), slice(12, 52))  # four and a half waves away from the border's reflection
+    height = (sharpened * wave)[inside].sum() / wave[inside].square().sum()
+    passed = math.exp(-((sigma * frequency) ** 2) / 2)
+    assert height.item() == pytest.approx(0.2 * (1 + amount * (1 - passed)), rel=0.01)
+
+
+def test_sharpen_amount_covers_its_range():
+    """At the edge's brighter side the overshoot is proportional to the amount."""
+    preset = replace(quiet(), sharpen_amount=(0.0, 0.8), sharpen_sigma=(2.0, 2.0))
+    overshoot = (repeat(step(), preset, 60)[..., 34] - step()[..., 34]).mean((1, 2))
+    most = degrade(step(), replace(preset, sharpen_amount=(0.8, 0.8)), [0], 1)[..., 34] - step()[..., 34]
+    share = overshoot / most.mean()
+    assert -0.05 < share.min() < 0.15 and 0.85 < share.max() < 1.05 and share.mean() == pytest.approx(0.5, abs=0.12)
+
+
+def test_a_camera_that_sharpens_has_stronger_edges_than_one_that_does_not():
+    def contrast(name):
+        return repeat(photo(128, 128), PRESETS[name], 24, 4).diff(dim=-1).abs().mean()
+
+    assert contrast("camera_sharpened") > 1.1 * contrast("camera")
+
+
 @pytest.mark.parametrize("quality", [30, 60, 95])
 def test_jpeg_quality_is_pillows(quality):
     picture = photo()

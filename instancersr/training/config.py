@@ -107,6 +107,8 @@ class PerceptualConfig(Section):
     window: int = Field(64, ge=32)
     zoom: float = Field(1.0, ge=1)
     """Windows are up to so many times larger, and shrunk to `window`."""
+    turned: bool = False
+    """Windows are turned, mirrored and their colours exchanged at random."""
 
 
 class TrainConfig(Section):

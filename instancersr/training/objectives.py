@@ -112,7 +112,7 @@ def build_transformer(size: TransformerConfig, channels: int) -> JointDiT:
 
 
 def perceptual_loss(settings: PerceptualConfig) -> PerceptualLoss | None:
-    return PerceptualLoss(settings.window, settings.zoom) if settings.weight else None
+    return PerceptualLoss(settings.window, settings.zoom, settings.turned) if settings.weight else None
 
 
 def mean_of_weights(one: nn.Module, other: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -27,14 +28,16 @@ class PerceptualLoss(nn.Module):
         window: side of what VGG16 sees, in pixels.
         zoom: windows are up to so many times larger and shrunk to that, so that a pattern of one period is not always
             seen at the size that pleases VGG16 (E-LPIPS, Kettunen et al., 2019, arXiv:1906.03973, judges so too).
+        turned: windows are turned by any angle in half of the steps and mirrored or transposed in the others, and
+            their colours exchanged, all as E-LPIPS does and for its reason.
 
     Raises:
         ConfigError: pyiqa or its VGG16 weights are missing.
     """
 
-    def __init__(self, window: int, zoom: float = 1.0):
+    def __init__(self, window: int, zoom: float = 1.0, turned: bool = False):
         super().__init__()
-        self.window, self.zoom = window, zoom
+        self.window, self.zoom, self.turned = window, zoom, turned
         try:
             import pyiqa
 
@@ -64,7 +67,10 @@ class PerceptualLoss(nn.Module):
     def forward(self, output: Tensor, truth: Tensor, generator: torch.Generator) -> Tensor:
         """output, truth (B, 3, H, W) in [0, 1] -> a scalar."""
         self._seen.clear()
-        output, truth = self._windows = random_window(output, truth, self.window, generator, self.zoom)
+        output, truth = random_window(output, truth, self.window, generator, self.zoom)
+        if self.turned:
+            output, truth = turn(output, truth, generator)
+        self._windows = output, truth
         return self.metric(output.clamp(0, 1), truth).mean()
 
 
@@ -84,6 +90,28 @@ def random_window(output: Tensor, truth: Tensor, size: int, generator: torch.Gen
     ours, theirs = (F.interpolate(picture[box], (size, size), mode="bilinear", antialias=True)
                     for picture in (output, truth))
     return ours, theirs
+
+
+def turn(output: Tensor, truth: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The same random turn of both, (B, 3, S, S) each, and the same random order of the colours.
+
+    Half of the time by any angle about the middle, of what lies outside the mirror image is taken; else by one of the
+    square's eight symmetries, which interpolates nothing.
+    """
+    angle = 2 * math.pi * float(torch.rand((), generator=generator))
+    by_angle, *mirrored = (torch.rand(4, generator=generator) < 0.5).tolist()
+    colours = torch.randperm(3, generator=generator)
+    rotation = torch.tensor([[math.cos(angle), -math.sin(angle), 0.0], [math.sin(angle), math.cos(angle), 0.0]])
+
+    def turned(picture: Tensor) -> Tensor:
+        picture = picture[:, colours]
+        if by_angle:
+            grid = F.affine_grid(rotation.to(picture).expand(len(picture), 2, 3), picture.shape, align_corners=False)
+            return F.grid_sample(picture, grid, padding_mode="reflection", align_corners=False)
+        picture = picture.flip([axis for axis, mirror in zip((-1, -2), mirrored[:2], strict=True) if mirror])
+        return picture.transpose(-1, -2) if mirrored[2] else picture
+
+    return turned(output), turned(truth)
 
 
 def fine_bands(picture: Tensor) -> list[Tensor]:
