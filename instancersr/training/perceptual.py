@@ -95,8 +95,8 @@ def random_window(output: Tensor, truth: Tensor, size: int, generator: torch.Gen
 def turn(output: Tensor, truth: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The same random turn of both, (B, 3, S, S) each, and the same random order of the colours.
 
-    Half of the time by any angle about the middle, of what lies outside the mirror image is taken; else by one of the
-    square's eight symmetries, which interpolates nothing.
+    Half of the time by any angle about the middle, where what the turn brings in from outside is the mirror image of
+    the inside; else by one of the square's eight symmetries, which interpolates nothing.
     """
     angle = 2 * math.pi * float(torch.rand((), generator=generator))
     by_angle, *mirrored = (torch.rand(4, generator=generator) < 0.5).tolist()

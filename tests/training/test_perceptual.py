@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from instancersr.training.perceptual import fine_bands, random_window, repeated_pattern, texture_distance
+from instancersr.training.perceptual import fine_bands, random_window, repeated_pattern, texture_distance, turn
 
 
 def noise(seed: int, deviation: float, size: int = 32) -> torch.Tensor:
@@ -82,3 +82,25 @@ def test_zoomed_windows_show_up_to_so_much_more_at_one_size():
         assert ours.shape == (1, 3, 16, 16) and torch.allclose(ours + 1, theirs, atol=1e-4)
         steps.append((ours[0, 0, 0, 12] - ours[0, 0, 0, 4]).item() / 8)  # columns of the picture to one of the window
     assert 1 <= min(steps) < 1.15 and 1.85 < max(steps) <= 2 + 1e-4
+
+
+def test_turns_are_the_same_for_both_pictures_and_keep_slopes_and_colours():
+    """Of a plane, any turn or mirror keeps the length of the gradient; each colour has one of its own."""
+    generator = torch.Generator().manual_seed(0)
+    slopes = torch.tensor([1.0, 2.0, 3.0])
+    plane = (slopes[:, None, None] * torch.arange(64)).expand(2, 3, 64, 64) / 64
+    directions, orders = [], set()
+    for _ in range(400):
+        output, truth = turn(plane, plane + 1, generator)
+        assert torch.allclose(output + 1, truth, atol=1e-5)
+        middle = output[0, :, 28:36, 28:36]  # no corner of the square ever comes there
+        down, right = (middle.diff(dim=axis).mean((1, 2)) * 64 for axis in (1, 2))
+        assert torch.allclose(torch.hypot(down, right).sort().values, slopes, atol=1e-3)
+        orders.add(tuple(torch.hypot(down, right).round().int().tolist()))
+        directions.append(math.degrees(math.atan2(down[0], right[0])) % 360)
+    assert len(orders) == 6
+    straight = [round(angle / 90) % 4 for angle in directions if abs((angle + 45) % 90 - 45) < 0.05]
+    assert len(straight) == pytest.approx(200, abs=40)
+    assert all(straight.count(quarter) == pytest.approx(50, abs=25) for quarter in range(4))
+    widest_gap = torch.tensor(sorted(directions)).diff().max()
+    assert widest_gap < 12  # every direction comes up: 200 angles at random leave no gap of twelve degrees
