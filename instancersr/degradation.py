@@ -65,9 +65,9 @@ class Preset:
     second: Stage
     final_sinc_prob: float = 0.8
     sharpen_amount: Range | None = None
-    """Of an unsharp mask on the small, noisy picture, as cameras sharpen before they compress. None: none."""
+    """Of an unsharp mask on the second stage's noisy picture, as cameras sharpen before they compress. None: none."""
     sharpen_sigma: Range = (0.5, 2.0)
-    """Of the mask's blur, in LR pixels."""
+    """Of the mask's blur, in pixels of that picture."""
 
 
 def _preset(resize1: Range, resize2: Range, noise1: Range, noise2: Range, poisson1: Range, poisson2: Range,

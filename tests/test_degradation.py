@@ -427,19 +427,26 @@ def test_gray_prob_is_the_share_with_equal_channels(stage, gaussian_prob, prob):
     assert (correlation > 0.9).float().mean().item() == pytest.approx(prob, abs=0.2 if 0 < prob < 1 else 0)
 
 
+WAVE_FREQUENCY = 2 * math.pi / 8
+
+
+def wave_gain(preset: Preset, count: int = 1) -> Tensor:
+    """How much larger a preset makes a wave than the bare chain does, which takes some of it away: (count,)."""
+    wave = torch.sin(WAVE_FREQUENCY * torch.arange(64)).expand(1, 3, 64, 64)
+    inside = (..., slice(12, 52), slice(12, 52))  # away from the border's reflection
+
+    def height(preset, count):
+        return ((repeat(0.5 + 0.2 * wave, preset, count) - 0.5) * wave)[inside].sum((1, 2, 3))
+
+    return height(preset, count) / height(quiet(), 1)
+
+
 @pytest.mark.parametrize(("amount", "sigma"), [(0.5, 0.7), (0.8, 1.5)])
 def test_unsharp_mask_enlarges_a_wave_as_its_formula_says(amount, sigma):
     """A Gaussian passes exp(-(sigma w)^2 / 2) of a wave; amount times the rest is added to the whole."""
-    frequency = 2 * math.pi / 8
-    wave = torch.sin(frequency * torch.arange(64)).expand(1, 3, 64, 64)
     preset = replace(quiet(), sharpen_amount=(amount, amount), sharpen_sigma=(sigma, sigma))
-
-    def height(preset):  # also of a preset that does not sharpen: the bare chain takes some of it away
-        inside = (..., slice(12, 52), slice(12, 52))  # away from the border's reflection
-        return ((degrade(0.5 + 0.2 * wave, preset, [0], 1) - 0.5) * wave)[inside].sum().item()
-
-    passed = math.exp(-((sigma * frequency) ** 2) / 2)
-    assert height(preset) / height(quiet()) == pytest.approx(1 + amount * (1 - passed), rel=0.01)
+    passed = math.exp(-((sigma * WAVE_FREQUENCY) ** 2) / 2)
+    assert wave_gain(preset).item() == pytest.approx(1 + amount * (1 - passed), rel=0.01)
 
 
 def test_sharpen_amount_covers_its_range():
@@ -449,6 +456,13 @@ def test_sharpen_amount_covers_its_range():
     most = degrade(step(), replace(preset, sharpen_amount=(0.8, 0.8)), [0], 1)[..., 34] - step()[..., 34]
     share = overshoot / most.mean()
     assert -0.05 < share.min() < 0.15 and 0.85 < share.max() < 1.05 and share.mean() == pytest.approx(0.5, abs=0.12)
+
+
+def test_sharpen_sigma_covers_its_range():
+    """The same formula, solved for sigma."""
+    gain = wave_gain(replace(quiet(), sharpen_amount=(1.0, 1.0), sharpen_sigma=(0.5, 1.5)), 60)
+    sigma = (-2 * (2 - gain).log()).sqrt() / WAVE_FREQUENCY
+    assert 0.48 < sigma.min() < 0.6 and 1.4 < sigma.max() < 1.52 and sigma.mean() == pytest.approx(1, abs=0.12)
 
 
 def test_a_camera_that_sharpens_has_stronger_edges_than_one_that_does_not():

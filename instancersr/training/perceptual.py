@@ -28,8 +28,8 @@ class PerceptualLoss(nn.Module):
         window: side of what VGG16 sees, in pixels.
         zoom: windows are up to so many times larger and shrunk to that, so that a pattern of one period is not always
             seen at the size that pleases VGG16 (E-LPIPS, Kettunen et al., 2019, arXiv:1906.03973, judges so too).
-        turned: windows are turned by any angle in half of the steps and mirrored or transposed in the others, and
-            their colours exchanged, all as E-LPIPS does and for its reason.
+        turned: windows are mirrored or transposed and their colours exchanged, as E-LPIPS does; in half of the steps
+            they are instead turned by any angle, so that the network's own pixel grid is not always VGG16's.
 
     Raises:
         ConfigError: pyiqa or its VGG16 weights are missing.

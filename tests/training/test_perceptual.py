@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from instancersr.training.config import ConfigError, PerceptualConfig
+from instancersr.training.objectives import perceptual_loss
 from instancersr.training.perceptual import fine_bands, random_window, repeated_pattern, texture_distance, turn
 
 
@@ -104,3 +106,17 @@ def test_turns_are_the_same_for_both_pictures_and_keep_slopes_and_colours():
     assert all(straight.count(quarter) == pytest.approx(50, abs=25) for quarter in range(4))
     widest_gap = torch.tensor(sorted(directions)).diff().max()
     assert widest_gap < 12  # every direction comes up: 200 angles at random leave no gap of twelve degrees
+
+
+def test_lpips_sees_turned_windows_where_the_recipe_says_so():
+    """One window and one difference have one value; turned, many; and no difference still has none."""
+    try:
+        plain, turned = (perceptual_loss(PerceptualConfig(weight=1, turned=turned)) for turned in (False, True))
+    except ConfigError as error:
+        pytest.skip(str(error))
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(1, 3, 64, 64, generator=generator)  # as large as the window
+    stripes = (truth + 0.1 * torch.sin(torch.arange(64.0))).clamp(0, 1)
+    assert len({round(plain(stripes, truth, generator).item(), 5) for _ in range(6)}) == 1
+    assert len({round(turned(stripes, truth, generator).item(), 5) for _ in range(6)}) > 3
+    assert all(turned(truth, truth, generator).item() == pytest.approx(0, abs=1e-6) for _ in range(6))
