@@ -20,6 +20,9 @@ from .jpeg import jpeg
 
 Range = tuple[float, float]
 
+SHARPEN_SIGMA: Range = (0.5, 2.0)
+"""Of the blur of a camera's unsharp mask, in its own pixels."""
+
 KERNEL_SIZES = tuple(range(7, 22, 2))
 """Widths of the blur kernels, in pixels of the picture that they blur."""
 FULL_KERNEL = KERNEL_SIZES[-1]
@@ -66,7 +69,7 @@ class Preset:
     final_sinc_prob: float = 0.8
     sharpen_amount: Range | None = None
     """Of an unsharp mask on the second stage's noisy picture, as cameras sharpen before they compress. None: none."""
-    sharpen_sigma: Range = (0.5, 2.0)
+    sharpen_sigma: Range = SHARPEN_SIGMA
     """Of the mask's blur, in pixels of that picture."""
 
 

@@ -32,7 +32,7 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, picture: Tensor) -> Tensor:
         """(B, 3, H, W) in about [0, 1] -> logits (B, 1, H / 8, W / 8), positive: true."""
-        return self.layers(picture * 2 - 1)
+        return self.layers(picture * 2 - 1).float()
 
 
 def adversarial_terms(discriminator: nn.Module, output: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

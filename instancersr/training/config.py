@@ -48,6 +48,9 @@ class DataConfig(Section):
     """Range of the blur, as a deviation in pixels, that every truth gets before it is degraded. Photos from the web
     are shrunk and sharpened; those that a camera just took are not. An MTF50 of .2 to .35 cycles a pixel, as cameras
     have, is a Gaussian of .53 to .93 pixels."""
+    truth_sharpen: tuple[float, float] = (0.0, 0.0)
+    """Range of the amount of an unsharp mask that every truth gets after that blur, as the camera's own processor
+    sharpens; its blur's deviation is drawn as that of the preset `camera_sharpened`, here in pixels of the truth."""
     max_offset: int = Field(0, ge=0)
     """Crops pretend to lie up to so many tokens into a larger picture."""
     lightness: Literal["hash", "photo"] = "hash"

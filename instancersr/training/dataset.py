@@ -27,7 +27,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch.utils.data import Dataset
 
-from ..degradation import degrade
+from ..degradation import SHARPEN_SIGMA, degrade
 from ..errors import UserError
 from ..instances import colorize, id_map_from_annotations, photo_targets, scale_target
 
@@ -282,14 +282,17 @@ class CropDataset(Dataset):
             instance's luma in the crop.
         downscale_max: the most that a window is shrunk by.
         truth_blur: range of the Gaussian blur that makes the truth one, its deviation in pixels.
+        truth_sharpen: range of the amount of an unsharp mask on that.
     """
 
     def __init__(self, source: PhotoSource, size: int = 128, presets: Mapping[str, float] | None = None, seed: int = 0,
                  masks: bool = False, downscale_prob: float = 0.0, max_offset: int = 0, lightness: str = "hash",
-                 downscale_max: float = 2.0, truth_blur: tuple[float, float] = (0.0, 0.0)):
+                 downscale_max: float = 2.0, truth_blur: tuple[float, float] = (0.0, 0.0),
+                 truth_sharpen: tuple[float, float] = (0.0, 0.0)):
         self.source, self.size, self.seed = source, size, seed
         self.masks, self.downscale_prob, self.max_offset = masks, downscale_prob, max_offset
-        self.lightness, self.downscale_max, self.truth_blur = lightness, downscale_max, truth_blur
+        self.lightness, self.downscale_max = lightness, downscale_max
+        self.truth_blur, self.truth_sharpen = truth_blur, truth_sharpen
         shares = presets or {"seesr": 1.0}
         self._presets = list(shares)
         self._preset_probs = np.array(list(shares.values()), float) / sum(shares.values())
@@ -298,15 +301,22 @@ class CropDataset(Dataset):
         rng = np.random.default_rng((self.seed, number))
         photo = self.source.choose(number, rng)
         rgb, ids = (photo.rgb, photo.ids) if photo.whole else self._crop(photo, rng)
-        pixels = rgb.astype(np.float32) / 255
-        if self.truth_blur[1]:
-            sigma = rng.uniform(*self.truth_blur)
-            pixels = gaussian_filter(pixels, (sigma, sigma, 0))
+        pixels = self._photographed(rgb.astype(np.float32) / 255, rng)
         hr = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
         preset = self._presets[rng.choice(len(self._presets), p=self._preset_probs)]
         lr = degrade(hr[None], preset, [int(rng.integers(2**62))])[0]
         sample = {"hr": hr, "lr": lr, **photo.stored}
         return sample | self._mask_fields(photo.key, rgb, ids, rng, photo.whole) if self.masks else sample
+
+    def _photographed(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(H, W, 3) in [0, 1]: as a camera's lens blurs it and its processor sharpens that."""
+        if self.truth_blur[1]:
+            sigma = rng.uniform(*self.truth_blur)
+            pixels = gaussian_filter(pixels, (sigma, sigma, 0))
+        if self.truth_sharpen[1]:
+            amount, sigma = rng.uniform(*self.truth_sharpen), rng.uniform(*SHARPEN_SIGMA)
+            pixels = np.clip(pixels + amount * (pixels - gaussian_filter(pixels, (sigma, sigma, 0))), 0, 1)
+        return pixels
 
     def _crop(self, photo: Picture, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         rgb, ids = self._window(photo, rng)

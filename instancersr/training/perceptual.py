@@ -78,7 +78,8 @@ def random_window(output: Tensor, truth: Tensor, size: int, generator: torch.Gen
                   zoom: float = 1.0) -> tuple[Tensor, Tensor]:
     """The same window of both, (B, 3, H, W) each, anywhere, as at most size x size pixels.
 
-    It covers up to `zoom` times as much along a side, and is then shrunk.
+    It covers up to `zoom` times as much along a side, and is then shrunk. In fp32: autocast's bf16 pictures cannot be
+    shrunk on a CPU.
     """
     side = size if zoom == 1 else round(size * (1 + (zoom - 1) * float(torch.rand((), generator=generator))))
     side = min(side, output.shape[-2], output.shape[-1])
@@ -86,8 +87,8 @@ def random_window(output: Tensor, truth: Tensor, size: int, generator: torch.Gen
     left = int(torch.randint(output.shape[-1] - side + 1, (), generator=generator))
     box = (..., slice(top, top + side), slice(left, left + side))
     if side <= size:
-        return output[box], truth[box]
-    ours, theirs = (F.interpolate(picture[box], (size, size), mode="bilinear", antialias=True)
+        return output[box].float(), truth[box].float()
+    ours, theirs = (F.interpolate(picture[box].float(), (size, size), mode="bilinear", antialias=True)
                     for picture in (output, truth))
     return ours, theirs
 

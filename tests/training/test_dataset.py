@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from instancersr.training.dataset import (
     CachedPhotos,
     CropDataset,
     DataError,
+    Picture,
     WholePhotos,
     build_cache,
     find_sources,
@@ -154,3 +156,17 @@ def test_a_soft_truth_is_the_sharp_one_blurred_before_it_is_degraded(cache):
     soft = CropDataset(source, 64, {"camera": 1.0}, seed=3, truth_blur=(0.8, 0.8))[0]
     expected = np.stack([gaussian_filter(channel, 0.8) for channel in sharp])
     np.testing.assert_allclose(soft["hr"].numpy(), expected, atol=1e-5)
+
+
+def test_a_wave_in_a_sharpened_truth_is_as_much_higher_as_an_unsharp_mask_makes_it():
+    """A blur of deviation s leaves exp(-(w s)^2 / 2) of a wave of w radians a pixel."""
+    omega = 2 * np.pi / 8
+    wave = 127.5 + 40 * np.sin(omega * np.arange(64))
+    rgb = np.repeat(np.tile(wave, (64, 1))[..., None], 3, 2).round().astype(np.uint8)
+    source = SimpleNamespace(choose=lambda number, rng: Picture("wave", rgb, np.zeros((64, 64), np.uint16)))
+    for seed in range(4):
+        plain = CropDataset(source, 64, {"camera": 1.0}, seed)[0]["hr"] - 0.5
+        sharp = CropDataset(source, 64, {"camera": 1.0}, seed, truth_sharpen=(0.8, 0.8))[0]["hr"] - 0.5
+        gain = sharp[:, 8:-8, 8:-8].std() / plain[:, 8:-8, 8:-8].std()
+        sigma = np.sqrt(-2 * np.log(1 - (gain - 1) / 0.8)) / omega
+        assert 0.45 <= sigma <= 2.05  # sampled, a narrow Gaussian is a little narrower

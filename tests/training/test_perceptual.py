@@ -76,6 +76,15 @@ def test_windows_are_the_same_place_of_both():
     assert (picture.unfold(2, 48, 1).unfold(3, 48, 1) == ours[:, :, None, None]).all((0, 1, 4, 5)).any()
 
 
+def test_windows_of_bf16_pictures_can_be_shrunk():
+    """Autocast on a CPU gives such pictures, and torch shrinks none."""
+    grey = torch.full((1, 3, 32, 32), 0.5, dtype=torch.bfloat16)
+    for zoom in (1, 2):
+        for window in random_window(grey, grey, 16, torch.Generator().manual_seed(0), zoom):
+            assert window.dtype == torch.float32
+            torch.testing.assert_close(window, torch.full((1, 3, 16, 16), 0.5))
+
+
 def test_zoomed_windows_show_up_to_so_much_more_at_one_size():
     ramp = torch.arange(64.0).expand(1, 3, 64, 64)  # a pixel's value is its column
     steps = []
