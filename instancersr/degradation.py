@@ -154,7 +154,7 @@ def _degrade_one(hr: Tensor, preset: Preset, rng: np.random.Generator, scale: in
     x = _resize(x, round(height * factor), round(width * factor), rng)
     x = _add_noise(x, preset.second, rng)
     if preset.sharpen_amount is not None:
-        x = _sharpen(x, rng.uniform(*preset.sharpen_amount), rng.uniform(*preset.sharpen_sigma))
+        x = sharpen(x, rng.uniform(*preset.sharpen_amount), rng.uniform(*preset.sharpen_sigma))
 
     kernel = _final_kernel(preset, rng)
     if rng.random() < 0.5:
@@ -257,8 +257,16 @@ def _filter(x: Tensor, kernel: np.ndarray | None) -> Tensor:
     return F.conv2d(F.pad(x, [pad] * 4, mode=mode), weight, groups=3)
 
 
-def _sharpen(x: Tensor, amount: float, sigma: float) -> Tensor:
-    """Adds `amount` times what a Gaussian blur takes away."""
+def sharpen(x: Tensor, amount: float, sigma: float) -> Tensor:
+    """An unsharp mask, as cameras do it: adds `amount` times what a Gaussian blur takes away.
+
+    Args:
+        x: (B, 3, H, W) in [0, 1].
+        sigma: of the blur, in pixels.
+
+    Returns:
+        The same shape, clamped to [0, 1].
+    """
     return (x + amount * (x - _filter(x, gaussian_kernel(FULL_KERNEL, sigma, sigma)))).clamp(0, 1)
 
 

@@ -27,7 +27,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch.utils.data import Dataset
 
-from ..degradation import SHARPEN_SIGMA, degrade
+from ..degradation import SHARPEN_SIGMA, degrade, sharpen
 from ..errors import UserError
 from ..instances import colorize, id_map_from_annotations, photo_targets, scale_target
 
@@ -301,22 +301,21 @@ class CropDataset(Dataset):
         rng = np.random.default_rng((self.seed, number))
         photo = self.source.choose(number, rng)
         rgb, ids = (photo.rgb, photo.ids) if photo.whole else self._crop(photo, rng)
-        pixels = self._photographed(rgb.astype(np.float32) / 255, rng)
-        hr = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        hr = self._photographed(rgb.astype(np.float32) / 255, rng)
         preset = self._presets[rng.choice(len(self._presets), p=self._preset_probs)]
         lr = degrade(hr[None], preset, [int(rng.integers(2**62))])[0]
         sample = {"hr": hr, "lr": lr, **photo.stored}
         return sample | self._mask_fields(photo.key, rgb, ids, rng, photo.whole) if self.masks else sample
 
-    def _photographed(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """(H, W, 3) in [0, 1]: as a camera's lens blurs it and its processor sharpens that."""
+    def _photographed(self, pixels: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        """(H, W, 3) in [0, 1] -> (3, H, W), as a camera's lens blurs it and its processor sharpens that."""
         if self.truth_blur[1]:
             sigma = rng.uniform(*self.truth_blur)
             pixels = gaussian_filter(pixels, (sigma, sigma, 0))
+        hr = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
         if self.truth_sharpen[1]:
-            amount, sigma = rng.uniform(*self.truth_sharpen), rng.uniform(*SHARPEN_SIGMA)
-            pixels = np.clip(pixels + amount * (pixels - gaussian_filter(pixels, (sigma, sigma, 0))), 0, 1)
-        return pixels
+            hr = sharpen(hr[None], rng.uniform(*self.truth_sharpen), rng.uniform(*SHARPEN_SIGMA))[0]
+        return hr
 
     def _crop(self, photo: Picture, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         rgb, ids = self._window(photo, rng)

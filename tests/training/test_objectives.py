@@ -135,6 +135,20 @@ def test_a_decoder_alone_is_trained_where_the_transformer_is_held(hub, tmp_path)
     assert "pattern" in found and task.model["detail_decoder"].tail.weight.grad.abs().sum() > 0
 
 
+def test_the_networks_around_a_held_transformer_are_trained_together(hub, tmp_path):
+    """Stage 8. The restoration network hears of the photo through the decoder, which sees its features."""
+    RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path)
+    task = objective(hub, restoration=tmp_path, denoising_weight=0.0,
+                     sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "decoder_only": True,
+                              "release_restoration": True, "map_weight": 0.0})
+    trained = {name.split(".")[0] for name, weight in task.model.named_parameters() if weight.requires_grad}
+    assert trained == {"detail_decoder", "restoration"}
+    torch.nn.init.normal_(task.model["detail_decoder"].tail.weight)  # as if it had begun to draw
+    terms(task)["pixel"].backward()
+    for part in trained:
+        assert task.model[part].head.weight.grad.abs().sum() > 0
+
+
 def restoration(**values) -> RestorationObjective:
     return RestorationObjective(RestorationConfig(**{
         "task": "restoration", "output": "unused", "images": 8, "channels": 8, "blocks": 3,

@@ -16,8 +16,9 @@ from transformers import Dinov2Config, Dinov2Model
 from instancersr.inference.pipeline import InstanceRSRPipeline
 from instancersr.models import BlockAutoencoder, RestorationNetwork
 from instancersr.training.checkpoint import list_checkpoints
-from instancersr.training.config import ConfigError
-from instancersr.training.trainer import train_from_config
+from instancersr.training.config import ConfigError, load_config
+from instancersr.training.dataset import CachedPhotos, CropDataset
+from instancersr.training.trainer import Trainer, train_from_config
 
 
 def losses_of(run: Path) -> dict[int, float]:
@@ -67,6 +68,15 @@ def diffusion(parts: dict, teacher: str, **values) -> dict:
 def test_parts_are_saved_as_models(parts):
     assert BlockAutoencoder.from_pretrained(parts["autoencoder"]).config.latent_channels == 8
     assert RestorationNetwork.from_pretrained(parts["restoration"]).config.channels == 8
+
+
+def test_what_the_configuration_says_of_truths_reaches_the_samples(tmp_path, base):
+    camera = {"downscale_prob": 1.0, "downscale_max": 1.5, "truth_blur": [0.5, 0.9], "truth_sharpen": [0.2, 1.0]}
+    path = write(tmp_path, base, task="restoration", images=8, channels=8, blocks=1, seed=4,
+                 data={**base["data"], **camera})
+    trainer = Trainer(load_config(path))
+    expected = CropDataset(CachedPhotos(trainer.photos, False, 64), 64, seed=4, **camera)[0]
+    assert torch.equal(trainer._dataset(held_out=False)[0]["hr"], expected["hr"])
 
 
 def test_restoration_learns(tmp_path, base):
