@@ -271,6 +271,8 @@ class SamplerConfig(Section):
     adversarial_weight: float = Field(0.0, ge=0)
     """Of a discriminator that tells patches of the output from patches of the truth: the length of each picture's
     gradient where it is never wrong."""
+    adversarial_channels: int = Field(24, ge=1)
+    """Width of the discriminator's first layer."""
     adversarial_from: float = Field(0.1, ge=0, le=1)
     """Share of the run after which the sampler hears of the discriminator, which learns from the start: the gradient
     of one that knows nothing has a direction too, and it leads away."""

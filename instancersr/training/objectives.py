@@ -253,7 +253,7 @@ class DiffusionObjective:
             projector = ConvProjector if self.config.alignment.projector == "conv" else Projector
             parts["projector"] = projector(parts["transformer"].config.width, self.teacher_width)
         if self.config.sampler.adversarial_weight:
-            parts["discriminator"] = PatchDiscriminator()
+            parts["discriminator"] = PatchDiscriminator(self.config.sampler.adversarial_channels)
         model = nn.ModuleDict(parts).train().requires_grad_(True)
         if self.config.sampler.decoder_only:
             parts["transformer"].requires_grad_(False)
@@ -324,7 +324,8 @@ class DiffusionObjective:
         if config.denoising_weight:
             terms |= self._denoising_terms(model, denoiser, z, z_y.detach(), batch, draws, progress)
         if config.sampler.weight:
-            terms |= self._sampler_terms(model, denoiser, z, z_y, features, batch, draws, progress)
+            seen = z_y.detach() if "detail_decoder" in model else z_y  # the decoder's judges reach y through features
+            terms |= self._sampler_terms(model, denoiser, z, seen, features, batch, draws, progress)
         if "restoration" in model:  # it must stay the faithful end of the fidelity scale
             terms["restored"] = config.sampler.weight * 0.5 * F.l1_loss(restored, batch["hr"])
         return terms

@@ -149,6 +149,19 @@ def test_the_networks_around_a_held_transformer_are_trained_together(hub, tmp_pa
         assert task.model[part].head.weight.grad.abs().sum() > 0
 
 
+def test_behind_a_detail_decoder_the_restored_photo_hears_of_nothing_but_its_own_error(hub, tmp_path):
+    """It is the faithful end of the fidelity scale: what pleases the judges of the finished photo is not its matter."""
+    RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path)
+    task = objective(hub, restoration=tmp_path, denoising_weight=0.0,
+                     sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "release_restoration": True})
+    tail = task.model["restoration"].tail.weight
+    found = terms(task)
+    (found["pixel"] + found["map"]).backward(retain_graph=True)
+    assert tail.grad is None
+    found["restored"].backward()
+    assert tail.grad.abs().sum() > 0
+
+
 def restoration(**values) -> RestorationObjective:
     return RestorationObjective(RestorationConfig(**{
         "task": "restoration", "output": "unused", "images": 8, "channels": 8, "blocks": 3,
