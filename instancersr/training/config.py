@@ -262,7 +262,8 @@ class SamplerConfig(Section):
     steps: int = Field(2, ge=1)
     """Sampling steps that are run; the gradient goes through one of them. Also the exported pipeline's default."""
     release_restoration: bool = False
-    """Whether the restoration network is trained as well, through the sampler and by L1 on y-hat."""
+    """Whether the restoration network is trained as well, through the sampler and by L1 on y-hat. Where there is a
+    detail decoder, the sampler's losses reach it through the features alone, and y-hat hears only of its own error."""
     perceptual: PerceptualConfig = PerceptualConfig()
     texture_weight: float = Field(0.0, ge=0)
     """Of the distance between the deviations of the perceptual loss's features; needs `perceptual.weight`."""

@@ -324,8 +324,9 @@ class DiffusionObjective:
         if config.denoising_weight:
             terms |= self._denoising_terms(model, denoiser, z, z_y.detach(), batch, draws, progress)
         if config.sampler.weight:
-            seen = z_y.detach() if "detail_decoder" in model else z_y  # the decoder's judges reach y through features
-            terms |= self._sampler_terms(model, denoiser, z, seen, features, batch, draws, progress)
+            # With a detail decoder, judges reach the restoration network through its features: y-hat stays faithful.
+            guide = z_y.detach() if "detail_decoder" in model else z_y
+            terms |= self._sampler_terms(model, denoiser, z, guide, features, batch, draws, progress)
         if "restoration" in model:  # it must stay the faithful end of the fidelity scale
             terms["restored"] = config.sampler.weight * 0.5 * F.l1_loss(restored, batch["hr"])
         return terms

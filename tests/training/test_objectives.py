@@ -110,7 +110,9 @@ def test_the_detail_decoder_is_trained_with_the_sampler_and_exported(hub, tmp_pa
     torch.manual_seed(0)
     RestorationNetwork(8, 1).save_pretrained(tmp_path / "restoration")
     task = objective(hub, restoration=tmp_path / "restoration", denoising_weight=0.0,
-                     sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "adversarial_weight": 0.1})
+                     sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "adversarial_weight": 0.1,
+                              "adversarial_channels": 3})
+    assert task.model["discriminator"].layers[0].weight.shape == (3, 3, 3, 3)
     losses = terms(task)  # at the run's beginning the discriminator learns alone
     assert set(losses) == {"pixel", "map", "critic"}
     assert set(terms(task, 0.5)) == {"pixel", "map", "critic", "gan"}
