@@ -49,10 +49,19 @@ def restore(restoration: RestorationNetwork | None, y: Tensor) -> tuple[Tensor |
 
 
 def decode_photo(autoencoder: torch.nn.Module, detail_decoder: DetailDecoder | None, z_x: Tensor,
-                 features: Tensor | None) -> Tensor:
-    """As `decode`, and finished by the detail decoder where there is one, which sees the restoration's features."""
+                 features: Tensor | None, tokens: Tensor | None = None) -> Tensor:
+    """As `decode`, and finished by the detail decoder where there is one.
+
+    It sees the restoration network's features, and the tokens that `token_layer` speaks of if it wants them.
+    """
     photo = decode(autoencoder, z_x)
-    return photo if detail_decoder is None else detail_decoder(photo, features)
+    return photo if detail_decoder is None else detail_decoder(photo, features, tokens)
+
+
+def token_layer(transformer: JointDiT, detail_decoder: DetailDecoder | None) -> int | None:
+    """The block, counted from 1, after which the detail decoder wants the tokens: the last; None: it wants none."""
+    wanted = detail_decoder is not None and detail_decoder.config.token_channels
+    return transformer.config.depth if wanted else None
 
 
 def join(z_x: Tensor, z_m: Tensor) -> Tensor:

@@ -247,6 +247,21 @@ def test_sigma_covers_its_range(stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("size", [3, 5, 13])
+def test_kernel_sizes_cut_the_blur_off(stage, size):
+    changes = {"blur_prob": 1.0, "sigma": (1.5, 1.5), "kernel_probs": one_hot("isotropic"), "kernel_sizes": (size,)}
+    expected = math.sqrt(covariance(gaussian_kernel(size, 1.5, 1.5))[0, 0])
+    assert edge_width(degrade(step(), quiet(**{stage: changes}), [0], 1)) == pytest.approx(expected, rel=0.05)
+
+
+def test_camera_optics_has_the_blur_of_a_cameras_mtf50():
+    """A Gaussian passes exp(-2 (pi sigma f)^2) at f cycles a pixel: half at .2 to .35 cycles of a pixel of the LR."""
+    passed = [math.exp(-2 * (math.pi * sigma * mtf50 / 4) ** 2)
+              for sigma, mtf50 in zip(PRESETS["camera_optics"].first.sigma, (0.35, 0.2), strict=True)]
+    assert passed == pytest.approx([0.5, 0.5], abs=0.02)
+
+
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("prob", [0.0, 0.5, 1.0])
 def test_blur_prob_is_the_share_of_blurred_pictures(stage, prob):
     preset = quiet(**{stage: {"blur_prob": prob, "kernel_probs": one_hot("isotropic")}})

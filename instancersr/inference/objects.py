@@ -326,7 +326,8 @@ def crop_weights(crops: list[Tile]) -> list[np.ndarray]:
 
 
 def resample(denoiser: Denoiser, z_y: Tensor, known: Tensor, share: Tensor, noise: tuple[Tensor, Tensor], steps: int,
-             start_from: str, token_offset: Tensor) -> Tensor:
+             start_from: str, token_offset: Tensor,
+             hidden_layer: int | None = None) -> tuple[Tensor, Tensor | None]:
     """DDIM for a part of the latents; the rest is held, at every step noised as far as that step is.
 
     Holding the known part is RePaint's idea (Lugmayr et al., 2022, arXiv:2201.09865).
@@ -336,22 +337,22 @@ def resample(denoiser: Denoiser, z_y: Tensor, known: Tensor, share: Tensor, nois
         known: (B, 2C, h, w), z before.
         share: (h, w), 1 where z is drawn anew, 0 where it is held.
         noise: (B, 2C, h, w) each: what `known` was drawn from, and the new one.
-        steps, start_from, token_offset: as for `sample`.
+        steps, start_from, token_offset, hidden_layer: as for `sample`.
 
     Returns:
-        z (B, 2C, h, w).
+        z (B, 2C, h, w), and the tokens (B, N, D) or None.
     """
     old, new = noise
     new = (share * new + (1 - share) * old) / (share.square() + (1 - share).square()).sqrt()  # its variance stays 1
     timesteps = sampling_timesteps(denoiser.scheduler, steps, z_y.device)
-    z_t = new
+    z_t, hidden = new, None
     for number, t in enumerate(timesteps):
         scales = noise_scales(denoiser.scheduler, torch.full((len(z_y),), t, device=z_y.device))
         if number == 0 and start_from == "lr":
             z_t = add_noise(prior_mean(z_y), new, *scales)
         held = add_noise(known, old, *scales)
-        z_t, _ = sampling_step(denoiser, torch.lerp(held, z_t, share), z_y, t, token_offset)
-    return torch.lerp(known, z_t, share)
+        z_t, hidden = sampling_step(denoiser, torch.lerp(held, z_t, share), z_y, t, token_offset, hidden_layer)
+    return torch.lerp(known, z_t, share), hidden
 
 
 class Patch:

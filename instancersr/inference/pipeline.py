@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from .. import models
-from ..diffusion import Denoiser, decode, decode_photo, encode, restore, sample, split
+from ..diffusion import Denoiser, decode, decode_photo, encode, restore, sample, split, token_layer
 from ..instances import decode_id_map
 from ..models import ControlNet, DetailDecoder, JointDiT, MapDecoder, RestorationNetwork
 from ..segmentation import segment
@@ -273,9 +273,9 @@ class InstanceRSRPipeline(DiffusionPipeline):
         y, eps = self._pixels(lr, tiles), self._noise_of(noise, tiles)
         features, restored = restore(self.restoration, y)
         denoiser, z_y = Denoiser(self.transformer, self.controlnet, self.scheduler), encode(self.autoencoder, restored)
-        z, _ = sample(denoiser, z_y, eps, settings.steps, settings.start_from)
+        z, tokens = sample(denoiser, z_y, eps, settings.steps, settings.start_from, hidden_layer=self._token_layer)
         z_x, z_m = split(z)
-        photos = self._photos(z_x, features, restored, settings, dict.fromkeys(settings.fidelities, y))
+        photos = self._photos(z_x, features, tokens, restored, settings, dict.fromkeys(settings.fidelities, y))
         maps = [self._read_map(*pair) for pair in zip(restored, decode(self.autoencoder, z_m), strict=True)]
         return photos, maps, z, z_y, features
 
@@ -284,13 +284,17 @@ class InstanceRSRPipeline(DiffusionPipeline):
         photo, colors = (p.float().clamp(0, 1).permute(1, 2, 0).cpu().numpy() for p in (restored, instance_map))
         return decode_id_map(colors) if self.map_decoder is None else segment(photo, colors, self.map_decoder)
 
-    def _photos(self, z_x: Tensor, features: Tensor | None, restored: Tensor | None, settings: Settings,
-                references: dict[float, Tensor]) -> dict[float, Tensor]:
+    @property
+    def _token_layer(self) -> int | None:
+        return token_layer(self.transformer, self.detail_decoder)
+
+    def _photos(self, z_x: Tensor, features: Tensor | None, tokens: Tensor | None, restored: Tensor | None,
+                settings: Settings, references: dict[float, Tensor]) -> dict[float, Tensor]:
         """Fidelity -> photo (B, 3, 4h, 4w) on the CPU, in the colours of its reference (B, 3, any, any).
 
         Fidelity 0 alone does without the restored photo.
         """
-        photo = decode_photo(self.autoencoder, self.detail_decoder, z_x, features)
+        photo = decode_photo(self.autoencoder, self.detail_decoder, z_x, features, tokens)
         mixed = {f: f * restored + (1 - f) * photo if f else photo for f in references}
         return {f: match_color(p.float(), references[f].float(), settings.color_fix).cpu() for f, p in mixed.items()}
 
@@ -344,8 +348,8 @@ class InstanceRSRPipeline(DiffusionPipeline):
         offset = torch.tensor([[crop.top - tile.top, crop.left - tile.left]]) // LR_TOKEN
         denoiser = Denoiser(self.transformer, self.controlnet, self.scheduler)
         old, new = (self._noise_of(field, [crop]) for field in fields)
-        z = resample(denoiser, z_y, known, share[latents_of(crop)], (old, new), settings.steps, settings.start_from,
-                     offset)
+        z, tokens = resample(denoiser, z_y, known, share[latents_of(crop)], (old, new), settings.steps,
+                             settings.start_from, offset, self._token_layer)
         references = dict.fromkeys(settings.fidelities - {1.0}, y)
         features = restored = None
         if any(references):  # a mixture with the restored photo
@@ -356,7 +360,7 @@ class InstanceRSRPipeline(DiffusionPipeline):
             rows, columns = crop.scaled(NATIVE_SCALE)
             references = {f: self._pixels(kept.pictures[f], [Tile(rows.start, columns.start, rows.stop - rows.start,
                                                                   columns.stop - columns.start)]) for f in references}
-        photos = self._photos(split(z)[0], features, restored, settings, references)
+        photos = self._photos(split(z)[0], features, tokens, restored, settings, references)
         return z[0].cpu(), {fidelity: photo[0] for fidelity, photo in photos.items()}
 
 

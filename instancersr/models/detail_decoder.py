@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
@@ -12,27 +14,32 @@ from .restoration import ResidualBlock
 
 SLOPE = 0.1
 """Of the leaky ReLUs, for negative values."""
+TOKEN = 4
+"""LR pixels along the side of a transformer's token: 2x2 latents of 8x8 HR pixels."""
 
 
 class DetailDecoder(ModelMixin, ConfigMixin):
-    """Adds to the decoded photo what the latents could not carry, seeing the restoration network's features.
+    """Adds to the decoded photo what the latents could not carry, seeing the restoration network's features and tokens.
 
     A decoder that also sees the input is StableSR's idea (Wang et al., 2023, arXiv:2305.07015: controllable feature
     wrapping). Convolutions at the photo's full size come last, so that texture does not follow the grid of tokens or
-    blocks. It starts as the identity.
+    blocks. The tokens bring what the transformer knows of the whole picture. It starts as the identity.
 
     Args:
         feature_channels: channels of the restoration network's features.
         channels: width of the residual blocks, which work at the LR's resolution; divisible by 4.
         blocks: number of residual blocks.
         scale: HR pixels along the side of an LR pixel; two pixel shuffles of half of it, so 4.
+        token_channels: width of the transformer whose last tokens it sees; 0: it sees none.
+        feature_skip: whether the features are also drawn on the photo by one convolution, before all else.
 
     Raises:
         ValueError: the scale is not 4.
     """
 
     @register_to_config
-    def __init__(self, feature_channels: int = 64, channels: int = 64, blocks: int = 10, scale: int = 4):
+    def __init__(self, feature_channels: int = 64, channels: int = 64, blocks: int = 10, scale: int = 4,
+                 token_channels: int = 0, feature_skip: bool = False):
         super().__init__()
         if scale != 4:
             raise ValueError(f"DetailDecoder: scale must be 4, not {scale}")
@@ -52,21 +59,48 @@ class DetailDecoder(ModelMixin, ConfigMixin):
             nn.init.zeros_(layer.bias)
         with torch.no_grad():  # features deviate by about a quarter of what pixels do
             self.head.weight[:, 3 * scale**2 :] *= 4
-        nn.init.zeros_(self.tail.weight)
-        nn.init.zeros_(self.tail.bias)
+        self.skip = nn.Conv2d(feature_channels, 3 * scale**2, 3, padding=1) if feature_skip else None
+        self.token_norm = nn.LayerNorm(token_channels) if token_channels else None
+        self.token_proj = nn.Linear(token_channels, TOKEN**2 * channels) if token_channels else None
+        for layer in (self.tail, self.skip, self.token_proj):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
-    def forward(self, photo: Tensor, features: Tensor) -> Tensor:
+    def extended(self, token_channels: int, feature_skip: bool) -> DetailDecoder:
+        """The same function, with the tokens and the skip it lacks: they change nothing until they are trained."""
+        config = {key: value for key, value in self.config.items() if not key.startswith("_")}
+        wanted = {"token_channels": config["token_channels"] or token_channels,
+                  "feature_skip": config["feature_skip"] or feature_skip}
+        if wanted.items() <= config.items():
+            return self
+        wider = DetailDecoder(**(config | wanted)).to(self.head.weight)
+        wider.load_state_dict(self.state_dict(), strict=False)
+        return wider
+
+    def forward(self, photo: Tensor, features: Tensor, tokens: Tensor | None = None) -> Tensor:
         """The finished photo.
 
         Args:
             photo: (B, 3, 4h, 4w), decoded from the sample's latent, about [0, 1].
             features: (B, feature_channels, h, w), `RestorationNetwork.features` of the LR photo.
+            tokens: (B, hw / 16, token_channels), the transformer's after its last block, in row order; not needed
+                without `token_channels`.
 
         Returns:
             (B, 3, 4h, 4w), about [0, 1], not clamped.
         """
+        if self.skip is not None:
+            photo = photo + F.pixel_shuffle(self.skip(features), self.config.scale)
         x = self.head(torch.cat([F.pixel_unshuffle(photo - 0.5, self.config.scale), features], 1))  # (B, C, h, w)
+        if self.token_proj is not None:
+            x = x + self._spread(tokens, x.shape[-2:])
         x = x + self.body(x)
         x = F.leaky_relu(F.pixel_shuffle(self.up1(x), 2), SLOPE)                         # (B, C / 2, 2h, 2w)
         x = F.leaky_relu(F.pixel_shuffle(self.up2(x), 2), SLOPE)                         # (B, C / 4, 4h, 4w)
         return photo + self.tail(F.leaky_relu(self.fine(x), SLOPE))
+
+    def _spread(self, tokens: Tensor, size: Sequence[int]) -> Tensor:
+        """(B, N, token_channels) -> (B, C, h, w): each token speaks to each of its LR pixels."""
+        x = self.token_proj(self.token_norm(tokens)).transpose(1, 2)                     # (B, 16 C, N)
+        return F.pixel_shuffle(x.unflatten(2, (size[0] // TOKEN, size[1] // TOKEN)), TOKEN)

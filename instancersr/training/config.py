@@ -261,9 +261,10 @@ class SamplerConfig(Section):
     """Of L1 on the instance map's pixels."""
     steps: int = Field(2, ge=1)
     """Sampling steps that are run; the gradient goes through one of them. Also the exported pipeline's default."""
-    release_restoration: bool = False
+    release_restoration: bool | Literal["tail"] = False
     """Whether the restoration network is trained as well, through the sampler and by L1 on y-hat. Where there is a
-    detail decoder, the sampler's losses reach it through the features alone, and y-hat hears only of its own error."""
+    detail decoder, the sampler's losses reach it through the features alone, and y-hat hears only of its own error.
+    "tail": its last layer alone, which draws y-hat; the features stay as they are."""
     perceptual: PerceptualConfig = PerceptualConfig()
     texture_weight: float = Field(0.0, ge=0)
     """Of the distance between the deviations of the perceptual loss's features; needs `perceptual.weight`."""
@@ -279,6 +280,10 @@ class SamplerConfig(Section):
     of one that knows nothing has a direction too, and it leads away."""
     decoder_blocks: int = Field(0, ge=0)
     """Residual blocks of a detail decoder after the autoencoder's; 0: none. Needs a restoration network."""
+    decoder_tokens: bool = False
+    """Whether the detail decoder sees the transformer's last tokens."""
+    decoder_skip: bool = False
+    """Whether it first draws the features on the photo by one convolution."""
     decoder_only: bool = False
     """Whether the transformer and its control branch are held, so that a step costs a third."""
 

@@ -24,7 +24,10 @@ from ..diffusion import (
     noise_scales,
     prior_mean,
     restore,
+    sample,
+    sampling_step,
     split,
+    token_layer,
 )
 from ..errors import UserError
 from ..instances import SCALE_RANGE, patch_ids
@@ -248,13 +251,15 @@ class DiffusionObjective:
         if self.config.sampler.release_restoration and self.restoration is not None:
             parts["restoration"] = self.restoration
         if self.config.sampler.decoder_blocks:
-            parts["detail_decoder"] = self._detail_decoder()
+            parts["detail_decoder"] = self._detail_decoder(parts["transformer"].config.width)
         if self.teacher_width is not None:
             projector = ConvProjector if self.config.alignment.projector == "conv" else Projector
             parts["projector"] = projector(parts["transformer"].config.width, self.teacher_width)
         if self.config.sampler.adversarial_weight:
             parts["discriminator"] = PatchDiscriminator(self.config.sampler.adversarial_channels)
         model = nn.ModuleDict(parts).train().requires_grad_(True)
+        if self.config.sampler.release_restoration == "tail" and "restoration" in parts:
+            parts["restoration"].requires_grad_(False).tail.requires_grad_(True)
         if self.config.sampler.decoder_only:
             parts["transformer"].requires_grad_(False)
             parts["controlnet"].requires_grad_(False)
@@ -263,12 +268,14 @@ class DiffusionObjective:
             model["transformer"].blocks[:frozen].requires_grad_(False)
         return model
 
-    def _detail_decoder(self) -> DetailDecoder:
-        """The one to begin from, or one that changes nothing yet."""
-        saved = self.config.init and self.config.init / "detail_decoder"
+    def _detail_decoder(self, width: int) -> DetailDecoder:
+        """The one to begin from, or one that changes nothing yet. width: of the transformer's tokens."""
+        sampler, saved = self.config.sampler, self.config.init and self.config.init / "detail_decoder"
+        tokens = width if sampler.decoder_tokens else 0
         if saved and saved.exists():
-            return load_part(DetailDecoder, saved, "init")
-        return DetailDecoder(self.restoration.config.channels, blocks=self.config.sampler.decoder_blocks)
+            return load_part(DetailDecoder, saved, "init").extended(tokens, sampler.decoder_skip)
+        return DetailDecoder(self.restoration.config.channels, blocks=sampler.decoder_blocks, token_channels=tokens,
+                             feature_skip=sampler.decoder_skip)
 
     def _load_backbone(self, channels: int) -> JointDiT:
         size, name = self.config.transformer, self.config.backbone.pretrained
@@ -393,10 +400,11 @@ class DiffusionObjective:
         z_t = draws.normal(z.shape[1:]).to(z)
         with torch.no_grad():
             for t in timesteps[:last]:
-                z_t = self._step(denoiser, z_t, z_y, t, batch)
+                z_t, _ = sampling_step(denoiser, z_t, z_y, t, batch["token_offset"])
         steps = torch.full((len(z),), timesteps[last], device=z.device)
-        clean_x, clean_m = split(denoiser(self._visible(z_t), z_y, steps, batch["token_offset"]).clean)
-        picture = self._decode_photo(model, clean_x, features)
+        out = denoiser(self._visible(z_t), z_y, steps, batch["token_offset"], self._token_layer(model))
+        clean_x, clean_m = split(out.clean)
+        picture = self._decode_photo(model, clean_x, features, out.hidden)
         terms = {"pixel": sampler.weight * F.l1_loss(picture, batch["hr"])}
         if self.config.mask_modelling:
             instance_map = decode(self.autoencoder, clean_m)
@@ -425,17 +433,16 @@ class DiffusionObjective:
         z_x, z_m = split(z)
         return join(z_x, torch.zeros_like(z_m))
 
-    def _step(self, denoiser: Denoiser, z_t: Tensor, z_y: Tensor, t: int, batch: Batch) -> Tensor:
-        timestep = torch.full((len(z_t),), t, device=z_t.device)
-        clean = denoiser(z_t, z_y, timestep, batch["token_offset"]).clean
-        return self.scheduler.step(clean, t, z_t).prev_sample
-
     @staticmethod
     def _part(model: nn.ModuleDict, name: str) -> Any:
         return model[name] if name in model else None
 
-    def _decode_photo(self, model: nn.ModuleDict, z_x: Tensor, features: Tensor | None) -> Tensor:
-        return decode_photo(self.autoencoder, self._part(model, "detail_decoder"), z_x, features)
+    def _token_layer(self, model: nn.ModuleDict) -> int | None:
+        return token_layer(model["transformer"], self._part(model, "detail_decoder"))
+
+    def _decode_photo(self, model: nn.ModuleDict, z_x: Tensor, features: Tensor | None,
+                      tokens: Tensor | None) -> Tensor:
+        return decode_photo(self.autoencoder, self._part(model, "detail_decoder"), z_x, features, tokens)
 
     def _latents(self, model: nn.ModuleDict, batch: Batch,
                  draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -474,12 +481,10 @@ class DiffusionObjective:
         """Photos and instance maps from the LR photos alone, (B, 3, H, W) each in about [0, 1]."""
         denoiser = Denoiser(model["transformer"], model["controlnet"], self.scheduler)
         z, z_y, _, features = self._latents(model, batch, draws)
-        z_t = draws.normal(z.shape[1:]).to(z)
-        self.scheduler.set_timesteps(steps)
-        for t in self.scheduler.timesteps.tolist():
-            z_t = self._step(denoiser, z_t, z_y, t, batch)
+        z_t, tokens = sample(denoiser, z_y, draws.normal(z.shape[1:]).to(z), steps, "noise", batch["token_offset"],
+                             self._token_layer(model))
         z_x, z_m = split(z_t)
-        return self._decode_photo(model, z_x, features), decode(self.autoencoder, z_m)
+        return self._decode_photo(model, z_x, features, tokens), decode(self.autoencoder, z_m)
 
     def validate(self, model, batch, draws):
         z, z_y, restored, _ = self._latents(model, batch, draws)

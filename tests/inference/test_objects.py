@@ -132,15 +132,16 @@ def test_re_sampling_changes_the_object_and_nothing_far_from_it(pipe, options, s
 class FarSeeing(DetailDecoder):
     """A decoder in which each pixel depends on all."""
 
-    def forward(self, photo: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, photo: torch.Tensor, features: torch.Tensor, tokens: None = None) -> torch.Tensor:
         return photo + photo.mean((2, 3), keepdim=True) + features.mean()
 
 
-@pytest.mark.parametrize("decoder", ["far seeing", "random"])
+@pytest.mark.parametrize("decoder", ["far seeing", "random", "with tokens"])
 def test_a_decoder_of_wide_sight_changes_nothing_far_from_the_object(pipe, decoder):
     module = FarSeeing(feature_channels=8, channels=8, blocks=1)
-    if decoder == "random":
-        module = DetailDecoder(feature_channels=8, channels=8, blocks=10)
+    if decoder != "far seeing":
+        width = pipe.transformer.config.width if decoder == "with tokens" else 0
+        module = DetailDecoder(feature_channels=8, channels=8, blocks=10, token_channels=width)
         for parameter in module.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
     other = type(pipe)(pipe.autoencoder, pipe.restoration, pipe.transformer, pipe.controlnet, pipe.scheduler,
@@ -158,14 +159,17 @@ def sprawling(shape: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-@pytest.mark.parametrize("decoder", [False, True])
+@pytest.mark.parametrize("decoder", [False, "without tokens", "with tokens"])
 @pytest.mark.parametrize("size", [(80, 100), (152, 140)])
 def test_the_same_seed_again_is_nearly_the_same_picture(pipe, decoder, size):
     """Only the context is smaller: an edit with the picture's own noise must not be seen, at the border least."""
     if decoder:
         torch.manual_seed(0)
-        module = DetailDecoder(feature_channels=8, channels=8, blocks=2)
+        width = pipe.transformer.config.width if decoder == "with tokens" else 0
+        module = DetailDecoder(feature_channels=8, channels=8, blocks=2, token_channels=width)
         torch.nn.init.normal_(module.tail.weight, std=0.05)
+        if width:
+            torch.nn.init.normal_(module.token_proj.weight, std=0.1)
         pipe = type(pipe)(pipe.autoencoder, pipe.restoration, pipe.transformer, pipe.controlnet, pipe.scheduler,
                           detail_decoder=module)
     before = pipe(data.astronaut()[40 : 40 + size[0], 180 : 180 + size[1]], keep_latents=True)
@@ -200,7 +204,7 @@ def test_the_known_part_is_held_at_every_step(pipe):
     z_y, known, old, new = torch.randn(1, 4, 8, 8), *torch.randn(3, 1, 8, 8, 8)
     share = torch.zeros(8, 8)
     share[:, 4:] = 1
-    z = resample(denoiser, z_y, known, share, (old, new), 3, "noise", torch.zeros(1, 2))
+    z, _ = resample(denoiser, z_y, known, share, (old, new), 3, "noise", torch.zeros(1, 2))
     assert len(seen) == 3
     for z_t, timestep in seen:
         held = add_noise(known, old, *noise_scales(pipe.scheduler, timestep))

@@ -70,6 +70,26 @@ def test_the_detail_decoder_draws_on_the_sample_and_is_saved(pipe, photo, tmp_pa
     assert np.array_equal(pixels(detailed(photo)), pixels(again(photo)))
 
 
+def test_a_detail_decoder_that_sees_tokens_sees_the_transformers_last(pipe, photo, tmp_path):
+    torch.manual_seed(0)
+    width, depth = pipe.transformer.config.width, pipe.transformer.config.depth
+    decoder = DetailDecoder(feature_channels=8, channels=8, blocks=1, token_channels=width, feature_skip=True)
+    torch.nn.init.normal_(decoder.tail.weight, std=0.1)
+    detailed = instancersr.InstanceRSRPipeline(**(pipe.components | {"detail_decoder": decoder}), default_steps=2)
+    deaf = pixels(detailed(photo))
+    torch.nn.init.normal_(decoder.token_proj.weight, std=0.5)
+    seen, given = [], []
+    hooks = [pipe.transformer.blocks[depth - 1].register_forward_hook(lambda _block, _inputs, x: seen.append(x)),
+             decoder.token_norm.register_forward_pre_hook(lambda _norm, inputs: given.append(inputs[0]))]
+    hearing = pixels(detailed(photo))
+    for hook in hooks:
+        hook.remove()
+    assert len(seen) == 2 and torch.equal(given[0], seen[-1])  # of two steps the last
+    assert np.abs(hearing - deaf).mean() > 1
+    detailed.save_pretrained(tmp_path)
+    assert np.array_equal(pixels(instancersr.InstanceRSRPipeline.from_pretrained(tmp_path)(photo)), hearing)
+
+
 def test_fidelity_runs_from_the_restored_photo_to_the_sample(pipe, photo):
     ends = [pixels(pipe(photo, fidelity=f, color_fix="none")) for f in (0.0, 0.5, 1.0)]
     middle = (ends[0] + ends[2]) / 2

@@ -35,6 +35,44 @@ def test_photo_and_features_both_matter_once_it_is_trained(decoder):
     assert not torch.allclose(detail, decoder(photo.flip(-1), features) - photo.flip(-1))
 
 
+@pytest.fixture
+def extended(decoder) -> DetailDecoder:
+    for layer in (decoder.tail, decoder.body[0].conv2):
+        torch.nn.init.normal_(layer.weight, std=0.1)  # as if it had been trained
+    return decoder.extended(token_channels=6, feature_skip=True)
+
+
+def test_what_is_added_to_a_trained_decoder_changes_nothing_yet(decoder, extended):
+    photo, features, tokens = torch.rand(2, 3, 32, 48), torch.randn(2, 8, 8, 12), torch.randn(2, 6, 6)
+    assert torch.equal(extended(photo, features, tokens), decoder(photo, features))
+    assert extended.extended(6, True) is extended and decoder.extended(0, False) is decoder
+    assert extended.extended(0, False).config.token_channels == 6
+
+
+def test_a_token_speaks_to_its_own_pixels(extended):
+    """In row order, 4x4 LR pixels each; what lies around hears of it through the convolutions only."""
+    spoken = []
+    extended.body.register_forward_pre_hook(lambda _layer, inputs: spoken.append(inputs[0]))
+    torch.nn.init.normal_(extended.token_proj.weight)
+    photo, features, tokens = torch.rand(1, 3, 32, 48), torch.randn(1, 8, 8, 12), torch.randn(1, 6, 6)
+    other = torch.cat([tokens[:, :4], torch.randn(1, 2, 6)], 1)
+    pictures = [extended(photo, features, heard) for heard in (tokens, other)]
+    changed = (spoken[1] - spoken[0]).abs().sum((0, 1)) > 0                       # (8, 12) LR pixels
+    expected = torch.zeros(8, 12, dtype=torch.bool)
+    expected[4:, 4:] = True  # tokens 4 and 5: the second and third of the second row
+    assert torch.equal(changed, expected)
+    assert not torch.allclose(*pictures)
+
+
+def test_the_skip_draws_the_features_linearly(extended):
+    torch.nn.init.normal_(extended.skip.weight)
+    torch.nn.init.zeros_(extended.tail.weight)
+    photo, features, tokens = torch.rand(1, 3, 32, 32), torch.randn(1, 8, 8, 8), torch.randn(1, 4, 6)
+    drawn = extended(photo, features, tokens) - photo
+    expected = torch.nn.functional.conv2d(features, extended.skip.weight, padding=1)  # (1, 48, 8, 8)
+    torch.testing.assert_close(drawn, torch.pixel_shuffle(expected, 4), atol=1e-5, rtol=1e-4)
+
+
 def test_other_scales_are_refused():
     with pytest.raises(ValueError, match="scale must be 4, not 2"):
         DetailDecoder(scale=2)

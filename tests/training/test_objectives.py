@@ -164,6 +164,37 @@ def test_behind_a_detail_decoder_the_restored_photo_hears_of_nothing_but_its_own
     assert tail.grad.abs().sum() > 0
 
 
+def test_a_decoder_that_sees_tokens_teaches_the_transformer_through_them(hub, tmp_path):
+    """And it goes on from a decoder that saw none, whose picture it begins with."""
+    torch.manual_seed(0)
+    RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path / "restoration")
+    sampler = {"weight": 1.0, "steps": 2, "decoder_blocks": 1}
+    task = objective(hub, restoration=tmp_path / "restoration", denoising_weight=0.0, sampler=sampler)
+    torch.nn.init.normal_(task.model["detail_decoder"].tail.weight, std=0.1)
+    before = terms(task)["pixel"]
+    task.export(task.model, tmp_path / "model")
+    task = objective(hub, {"pretrained": None}, restoration=tmp_path / "restoration", denoising_weight=0.0,
+                     init=tmp_path / "model",
+                     sampler=sampler | {"decoder_tokens": True, "decoder_skip": True, "release_restoration": "tail"})
+    torch.testing.assert_close(terms(task)["pixel"], before)
+    decoder, last = task.model["detail_decoder"], task.model["transformer"].blocks[-1].mlp.fc2
+    torch.nn.init.normal_(decoder.token_proj.weight)
+    task.model["transformer"].final_layer.linear.requires_grad_(False).weight.zero_()  # the way through the latents
+    terms(task)["pixel"].backward()
+    assert last.weight.grad.abs().sum() > 0 and decoder.skip.weight.grad.abs().sum() > 0
+    assert task.sample(task.model, batch(), Draws(1, range(2)), 2)[0].shape == batch()["hr"].shape
+
+
+def test_of_a_restoration_network_whose_tail_is_released_the_features_stay(hub, tmp_path):
+    RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path)
+    task = objective(hub, restoration=tmp_path, denoising_weight=0.0,
+                     sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "release_restoration": "tail"})
+    trained = {name for name, weight in task.model["restoration"].named_parameters() if weight.requires_grad}
+    assert trained == {"tail.weight", "tail.bias"}
+    terms(task)["restored"].backward()
+    assert task.model["restoration"].tail.weight.grad.abs().sum() > 0
+
+
 def restoration(**values) -> RestorationObjective:
     return RestorationObjective(RestorationConfig(**{
         "task": "restoration", "output": "unused", "images": 8, "channels": 8, "blocks": 3,
