@@ -291,6 +291,9 @@ class SamplerConfig(Section):
     def _has_features(self) -> SamplerConfig:
         if self.texture_weight and not self.perceptual.weight:
             raise ValueError("texture_weight needs perceptual.weight, whose features it compares")
+        for key in ("decoder_tokens", "decoder_skip"):
+            if getattr(self, key) and not self.decoder_blocks:
+                raise ValueError(f"{key} is for a detail decoder; set decoder_blocks")
         return self
 
 
@@ -327,6 +330,9 @@ class DiffusionConfig(TrainConfig):
         if self.sampler.decoder_blocks and self.restoration is None:
             raise ValueError("sampler.decoder_blocks: the detail decoder sees the restoration network's features; set "
                              "restoration")
+        if self.sampler.decoder_tokens and self.transformer.patch_size != 2:
+            raise ValueError("sampler.decoder_tokens: the detail decoder knows tokens of 2x2 latents; set "
+                             "transformer.patch_size=2")
         if self.backbone.pretrained is not None and self.init is not None:
             raise ValueError("backbone.pretrained and init exclude each other: a run begins from one of them")
         if self.backbone.pretrained is not None and self.transformer.prediction != "noise":

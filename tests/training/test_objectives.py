@@ -98,6 +98,9 @@ def test_a_missing_autoencoder_or_backbone_names_the_key(hub, tmp_path):
     ({"backbone": {"pretrained": "x"}, "init": "y"}, "exclude each other"),
     ({"backbone": {"pretrained": "x"}, "transformer": {"prediction": "residual"}}, "prediction=noise"),
     ({"schedule": {}}, "rescale_betas_zero_snr=false"),
+    ({"sampler": {"decoder_tokens": True}}, "decoder_tokens is for a detail decoder; set decoder_blocks"),
+    ({"sampler": {"decoder_tokens": True, "decoder_blocks": 1}, "restoration": "unused",
+      "transformer": SIZES | {"patch_size": 4}}, "set transformer.patch_size=2"),
 ])  # fmt: skip
 def test_contradictions_are_found_before_anything_is_loaded(values, message):
     base = {"task": "diffusion", "output": "unused", "images": 8, "autoencoder": "unused", "transformer": SIZES,
