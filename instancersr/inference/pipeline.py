@@ -25,6 +25,7 @@ from .. import models
 from ..diffusion import Denoiser, decode, decode_photo, encode, restore, sample, split, token_layer
 from ..instances import decode_id_map
 from ..models import ControlNet, DetailDecoder, JointDiT, MapDecoder, RestorationNetwork
+from ..models.detail_decoder import LR_TOKEN
 from ..segmentation import segment
 from .color import COLOR_FIXES, match_color
 from .images import read_image
@@ -56,8 +57,6 @@ TILE, SMALLEST_TILE = 128, 32
 """Side of a tile in LR pixels, and how small it may become when memory runs out."""
 OVERLAP = 16
 """Least overlap of neighbouring tiles in LR pixels."""
-LR_TOKEN = 4
-"""LR pixels along a token's side: f8 latents in 2x2 patches at four times the size."""
 NOISE_BAND = 16
 """Rows of latents whose noise is drawn at once."""
 

@@ -14,8 +14,8 @@ from .restoration import ResidualBlock
 
 SLOPE = 0.1
 """Of the leaky ReLUs, for negative values."""
-TOKEN = 4
-"""LR pixels along the side of a transformer's token: 2x2 latents of 8x8 HR pixels."""
+LR_TOKEN = 4
+"""LR pixels along a token's side: f8 latents in 2x2 patches at four times the size."""
 
 
 class DetailDecoder(ModelMixin, ConfigMixin):
@@ -61,7 +61,7 @@ class DetailDecoder(ModelMixin, ConfigMixin):
             self.head.weight[:, 3 * scale**2 :] *= 4
         self.skip = nn.Conv2d(feature_channels, 3 * scale**2, 3, padding=1) if feature_skip else None
         self.token_norm = nn.LayerNorm(token_channels) if token_channels else None
-        self.token_proj = nn.Linear(token_channels, TOKEN**2 * channels) if token_channels else None
+        self.token_proj = nn.Linear(token_channels, LR_TOKEN**2 * channels) if token_channels else None
         for layer in (self.tail, self.skip, self.token_proj):
             if layer is not None:
                 nn.init.zeros_(layer.weight)
@@ -103,4 +103,4 @@ class DetailDecoder(ModelMixin, ConfigMixin):
     def _spread(self, tokens: Tensor, size: Sequence[int]) -> Tensor:
         """(B, N, token_channels) -> (B, C, h, w): each token speaks to each of its LR pixels."""
         x = self.token_proj(self.token_norm(tokens)).transpose(1, 2)                     # (B, 16 C, N)
-        return F.pixel_shuffle(x.unflatten(2, (size[0] // TOKEN, size[1] // TOKEN)), TOKEN)
+        return F.pixel_shuffle(x.unflatten(2, (size[0] // LR_TOKEN, size[1] // LR_TOKEN)), LR_TOKEN)
