@@ -107,6 +107,27 @@ PRESETS["camera_optics"] = replace(
 )
 
 
+def twin_camera(blur: float, sharpen_amount: float, sharpen_sigma: float, scale: int = 4) -> Preset:
+    """The preset of the camera that took an HR photo, with a lens `scale` times shorter.
+
+    To be applied to the scene itself, not to that photo: lens and processor are the same, so the blur and the unsharp
+    mask are the HR photo's own, in pixels that are `scale` times as large.
+
+    Args:
+        blur: deviation of the HR photo's Gaussian blur, in HR pixels.
+        sharpen_amount: of the HR photo's unsharp mask.
+        sharpen_sigma: of the mask's blur: HR pixels in the HR photo, LR pixels in the twin's.
+    """
+    optics = PRESETS["camera_optics"]
+    return replace(
+        optics,
+        first=replace(optics.first, sigma=(scale * blur, scale * blur)),
+        sharpen_amount=(sharpen_amount, sharpen_amount),
+        sharpen_sigma=(sharpen_sigma, sharpen_sigma),
+        final_sinc_prob=0.0,
+    )
+
+
 def degrade(hr: Tensor, preset: str | Preset | Sequence[str | Preset] = "seesr",
             seeds: Sequence[int] | None = None, scale: int = 4) -> Tensor:
     """Degrades HR pictures into LR pictures (Eq. 1).
@@ -324,4 +345,5 @@ def _compress(x: Tensor, stage: Stage, rng: np.random.Generator) -> Tensor:
     return jpeg(x.clamp(0, 1), [round(rng.uniform(*stage.jpeg_quality))])
 
 
-__all__ = ["KERNEL_KINDS", "PRESETS", "Preset", "Stage", "degrade", "gaussian_kernel", "plateau_kernel", "sinc_kernel"]
+__all__ = ["KERNEL_KINDS", "PRESETS", "Preset", "Stage", "degrade", "gaussian_kernel", "plateau_kernel", "sinc_kernel",
+           "twin_camera"]

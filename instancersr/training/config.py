@@ -51,6 +51,9 @@ class DataConfig(Section):
     truth_sharpen: tuple[float, float] = (0.0, 0.0)
     """Range of the amount of an unsharp mask that every truth gets after that blur, as the camera's own processor
     sharpens; its blur's deviation is drawn as that of the preset `camera_sharpened`, here in pixels of the truth."""
+    twin_prob: float = Field(0.0, ge=0, le=1)
+    """Share of crops whose LR photo the truth's own camera takes through a lens four times shorter: the truth's blur
+    and sharpening, in pixels four times as large, instead of a preset. Needs `truth_blur`."""
     max_offset: int = Field(0, ge=0)
     """Crops pretend to lie up to so many tokens into a larger picture."""
     lightness: Literal["hash", "photo"] = "hash"
@@ -65,6 +68,12 @@ class DataConfig(Section):
         if self.stored and (self.lightness != "hash" or self.max_offset):
             raise ValueError("stored: the maps' latents have the lightness of a hash and no offset; set "
                              "data.lightness=hash and data.max_offset=0, or data.stored=false")
+        return self
+
+    @model_validator(mode="after")
+    def _twin_has_a_lens(self) -> DataConfig:
+        if self.twin_prob and not self.truth_blur[0]:
+            raise ValueError("twin_prob: a twin has the lens of the truth's camera; set data.truth_blur=[0.53, 0.93]")
         return self
 
     @model_validator(mode="after")

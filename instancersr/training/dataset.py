@@ -27,7 +27,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch.utils.data import Dataset
 
-from ..degradation import SHARPEN_SIGMA, degrade, sharpen
+from ..degradation import SHARPEN_SIGMA, Preset, degrade, sharpen, twin_camera
 from ..errors import UserError
 from ..instances import colorize, id_map_from_annotations, photo_targets, scale_target
 
@@ -283,16 +283,17 @@ class CropDataset(Dataset):
         downscale_max: the most that a window is shrunk by.
         truth_blur: range of the Gaussian blur that makes the truth one, its deviation in pixels.
         truth_sharpen: range of the amount of an unsharp mask on that.
+        twin_prob: share of crops whose LR photo the truth's own camera takes, through a shorter lens (`twin_camera`).
     """
 
     def __init__(self, source: PhotoSource, size: int = 128, presets: Mapping[str, float] | None = None, seed: int = 0,
                  masks: bool = False, downscale_prob: float = 0.0, max_offset: int = 0, lightness: str = "hash",
                  downscale_max: float = 2.0, truth_blur: tuple[float, float] = (0.0, 0.0),
-                 truth_sharpen: tuple[float, float] = (0.0, 0.0)):
+                 truth_sharpen: tuple[float, float] = (0.0, 0.0), twin_prob: float = 0.0):
         self.source, self.size, self.seed = source, size, seed
         self.masks, self.downscale_prob, self.max_offset = masks, downscale_prob, max_offset
         self.lightness, self.downscale_max = lightness, downscale_max
-        self.truth_blur, self.truth_sharpen = truth_blur, truth_sharpen
+        self.truth_blur, self.truth_sharpen, self.twin_prob = truth_blur, truth_sharpen, twin_prob
         shares = presets or {"seesr": 1.0}
         self._presets = list(shares)
         self._preset_probs = np.array(list(shares.values()), float) / sum(shares.values())
@@ -301,21 +302,25 @@ class CropDataset(Dataset):
         rng = np.random.default_rng((self.seed, number))
         photo = self.source.choose(number, rng)
         rgb, ids = (photo.rgb, photo.ids) if photo.whole else self._crop(photo, rng)
-        hr = self._photographed(rgb.astype(np.float32) / 255, rng)
-        preset = self._presets[rng.choice(len(self._presets), p=self._preset_probs)]
-        lr = degrade(hr[None], preset, [int(rng.integers(2**62))])[0]
+        hr, lr = self._photographed(rgb.astype(np.float32) / 255, rng)
         sample = {"hr": hr, "lr": lr, **photo.stored}
         return sample | self._mask_fields(photo.key, rgb, ids, rng, photo.whole) if self.masks else sample
 
-    def _photographed(self, pixels: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-        """(H, W, 3) in [0, 1] -> (3, H, W), as a camera's lens blurs it and its processor sharpens that."""
-        if self.truth_blur[1]:
-            sigma = rng.uniform(*self.truth_blur)
-            pixels = gaussian_filter(pixels, (sigma, sigma, 0))
-        hr = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    def _photographed(self, scene: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """(H, W, 3) in [0, 1] -> HR (3, H, W), as a lens blurs it and a processor sharpens that; LR (3, H/4, W/4)."""
+        blur = rng.uniform(*self.truth_blur) if self.truth_blur[1] else 0.0
+        amount, sigma = 0.0, SHARPEN_SIGMA[0]
         if self.truth_sharpen[1]:
-            hr = sharpen(hr[None], rng.uniform(*self.truth_sharpen), rng.uniform(*SHARPEN_SIGMA))[0]
-        return hr
+            amount, sigma = rng.uniform(*self.truth_sharpen), rng.uniform(*SHARPEN_SIGMA)
+        hr = _tensor(gaussian_filter(scene, (blur, blur, 0)) if blur else scene)
+        hr = sharpen(hr, amount, sigma) if amount else hr
+        twin = self.twin_prob > 0 and rng.random() < self.twin_prob
+        preset: str | Preset = twin_camera(blur, amount, sigma) if twin else self._choose_preset(rng)
+        lr = degrade(_tensor(scene) if twin else hr, preset, [int(rng.integers(2**62))])
+        return hr[0], lr[0]
+
+    def _choose_preset(self, rng: np.random.Generator) -> str:
+        return self._presets[rng.choice(len(self._presets), p=self._preset_probs)]
 
     def _crop(self, photo: Picture, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         rgb, ids = self._window(photo, rng)
@@ -354,6 +359,11 @@ class CropDataset(Dataset):
             "scale_targets": torch.from_numpy(table[np.searchsorted(present, ids)]),
             "token_offset": torch.from_numpy(offset),
         }
+
+
+def _tensor(pixels: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) -> (1, 3, H, W)."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
 
 
 def _turned(array: np.ndarray, turn: int, flip: bool) -> np.ndarray:

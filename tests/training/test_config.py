@@ -38,6 +38,7 @@ def test_overrides_reach_sections(file):
     ("batch=0", r"batch: .*greater than 0"),
     ("data.crop=100", r"data\.crop: .*multiple of 16"),
     ("data.presets={blurry: 1}", r"data: .*'blurry' is unknown; use realesrgan, seesr, camera"),
+    ("data.twin_prob=.5", r"data: .*set data.truth_blur"),
     ("task=restore", r"task: "),
     ("batch", r"expected key=value"),
     ("output.size=1", r"output is a value, not a section"),

@@ -175,3 +175,19 @@ def test_a_wave_in_a_sharpened_truth_is_as_much_higher_as_an_unsharp_mask_makes_
         assert gain == pytest.approx(2 * half_gain, rel=1e-3)
         sigmas.append(np.sqrt(-2 * np.log(1 - gain / 0.8)) / omega)
     assert 0.45 <= min(sigmas) < 1 and 1.5 < max(sigmas) <= 2.05  # sampled, a narrow Gaussian is a little narrower
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_twin_shows_a_wave_as_the_truths_camera_shows_one_of_a_quarter_of_the_length(seed):
+    """Blur and sharpening are the same in either camera's own pixels; shrinking takes another 3 % at most."""
+    def shown(length: float, field: str) -> float:
+        wave = 127.5 + 40 * np.sin(2 * np.pi / length * np.arange(128))
+        rgb = np.repeat(np.tile(wave, (128, 1))[..., None], 3, 2).round().astype(np.uint8)
+        source = SimpleNamespace(choose=lambda number, rng: Picture("wave", rgb, np.zeros((128, 128), np.uint16)))
+        camera = {"truth_blur": (0.6, 0.6), "truth_sharpen": (0.8, 0.8), "twin_prob": 1.0}
+        picture = CropDataset(source, 128, {"seesr": 1.0}, seed, **camera)[0][field]
+        picture = picture.mean(0)[8:-8, 8:-8]  # (h, w)
+        picture = picture - picture.mean()
+        return float(max(picture.mean(0).std(), picture.mean(1).std()))  # crops are turned; noise averages out
+
+    assert shown(32, "lr") == pytest.approx(shown(8, "hr"), rel=0.06)

@@ -71,12 +71,14 @@ def test_parts_are_saved_as_models(parts):
 
 
 def test_what_the_configuration_says_of_truths_reaches_the_samples(tmp_path, base):
-    camera = {"downscale_prob": 1.0, "downscale_max": 1.5, "truth_blur": [0.5, 0.9], "truth_sharpen": [0.2, 1.0]}
+    camera = {"downscale_prob": 1.0, "downscale_max": 1.5, "truth_blur": [0.5, 0.9], "truth_sharpen": [0.2, 1.0],
+              "twin_prob": 1.0}
     path = write(tmp_path, base, task="restoration", images=8, channels=8, blocks=1, seed=4,
                  data={**base["data"], **camera})
     trainer = Trainer(load_config(path))
     expected = CropDataset(CachedPhotos(trainer.photos, False, 64), 64, seed=4, **camera)[0]
-    assert torch.equal(trainer._dataset(held_out=False)[0]["hr"], expected["hr"])
+    sample = trainer._dataset(held_out=False)[0]
+    assert torch.equal(sample["hr"], expected["hr"]) and torch.equal(sample["lr"], expected["lr"])
 
 
 def test_restoration_learns(tmp_path, base):
