@@ -111,7 +111,8 @@ def twin_camera(blur: float, sharpen_amount: float, sharpen_sigma: float, scale:
     """The preset of the camera that took an HR photo, with a lens `scale` times shorter.
 
     To be applied to the scene itself, not to that photo: lens and processor are the same, so the blur and the unsharp
-    mask are the HR photo's own, in pixels that are `scale` times as large.
+    mask are the HR photo's own, in pixels that are `scale` times as large. Kinds of kernels, noise
+    and compression are those of `camera_optics`, so one kernel in ten is a plateau of that width.
 
     Args:
         blur: deviation of the HR photo's Gaussian blur, in HR pixels.
