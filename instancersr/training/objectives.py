@@ -349,7 +349,7 @@ class DiffusionObjective:
         weight = config.denoising_weight
         terms = {"denoise_x": weight * losses.denoising_loss(raw_x, target_x) / 2}
         if config.mask_modelling:
-            terms["denoise_m"] = weight * losses.denoising_loss(raw_m, target_m) / 2
+            terms["denoise_m"] = weight * losses.denoising_loss(raw_m, target_m, self._map_weights(batch)) / 2
         return terms | self._representation_terms(model, out.hidden, batch, draws, progress)
 
     def _representation_terms(self, model, hidden, batch, draws, progress) -> dict[str, Tensor]:
@@ -375,6 +375,15 @@ class DiffusionObjective:
             terms["dispersion"] = alignment.dispersion_weight * losses.dispersive_loss(
                 hidden, alignment.dispersion_temperature)
         return terms
+
+    @staticmethod
+    def _map_weights(batch: Batch) -> Tensor:
+        """(B, 1, 1, 1), of mean 1: 0 for crops without a known instance, as of photos without masks, or all 0.
+
+        Their map is black, and they would teach that a map is.
+        """
+        known = (batch["ids"] > 0).flatten(1).any(1).float()
+        return (known * len(known) / known.sum().clamp_min(1))[:, None, None, None]
 
     @staticmethod
     def _literal_targets(ids: Tensor, draws: Draws) -> Tensor:
@@ -408,7 +417,8 @@ class DiffusionObjective:
         terms = {"pixel": sampler.weight * F.l1_loss(picture, batch["hr"])}
         if self.config.mask_modelling:
             instance_map = decode(self.autoencoder, clean_m)
-            terms["map"] = sampler.map_weight * F.l1_loss(instance_map, batch["instance_map"])
+            error = F.l1_loss(instance_map, batch["instance_map"], reduction="none")
+            terms["map"] = sampler.map_weight * (error * self._map_weights(batch)).mean()
         if self.perceptual is not None:
             terms["lpips"] = sampler.perceptual.weight * self.perceptual(picture, batch["hr"], draws.shared)
         if sampler.texture_weight:

@@ -109,6 +109,21 @@ def test_contradictions_are_found_before_anything_is_loaded(values, message):
         DiffusionConfig(**(base | values))
 
 
+def test_a_photo_without_masks_teaches_nothing_about_the_map(hub):
+    task = objective(hub, sampler={"weight": 1.0, "steps": 1})
+    first = {name: value[:1] for name, value in batch().items()}
+    alone = task.terms(task.model, first, Draws(1, range(1)), 0.0)
+    unknown = batch()
+    unknown["ids"][1], unknown["instance_map"][1] = 0, 0
+    both = task.terms(task.model, unknown, Draws(1, range(2)), 0.0)
+    for name in ("map", "denoise_m"):
+        torch.testing.assert_close(both[name], alone[name])
+        assert not torch.isclose(terms(task)[name], alone[name])  # where both are known, both count
+    assert not torch.isclose(both["pixel"], alone["pixel"])
+    unknown["ids"][:] = 0
+    assert task.terms(task.model, unknown, Draws(1, range(2)), 0.0)["map"] == 0
+
+
 def test_the_detail_decoder_is_trained_with_the_sampler_and_exported(hub, tmp_path):
     torch.manual_seed(0)
     RestorationNetwork(8, 1).save_pretrained(tmp_path / "restoration")
