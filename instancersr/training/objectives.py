@@ -312,12 +312,13 @@ class DiffusionObjective:
     # ------------------------------------------------------------------------------------- the terms
 
     def counts(self, batch):
-        if not (self.config.denoising_weight and self.config.alignment.scale_weight):
-            return {}
-        ids = patch_ids(batch["ids"], self._token_grid(batch)).cpu()
-        image = torch.arange(len(ids))[:, None].expand_as(ids)[ids > 0]
-        instances = torch.stack([image, ids[ids > 0]]).unique(dim=1)  # (2, K): each instance of each image once
-        return {"mean_instances": instances[0].bincount(minlength=len(ids)).float()}
+        counts = {"mean_mapped": self._mapped(batch)} if self.config.mask_modelling else {}
+        if self.config.denoising_weight and self.config.alignment.scale_weight:
+            ids = patch_ids(batch["ids"], self._token_grid(batch)).cpu()
+            image = torch.arange(len(ids))[:, None].expand_as(ids)[ids > 0]
+            instances = torch.stack([image, ids[ids > 0]]).unique(dim=1)  # (2, K): each instance of each image once
+            counts["mean_instances"] = instances[0].bincount(minlength=len(ids)).float()
+        return counts
 
     def _token_grid(self, batch: Batch) -> tuple[int, int]:
         cell = 8 * self.config.transformer.patch_size
@@ -377,13 +378,18 @@ class DiffusionObjective:
         return terms
 
     @staticmethod
-    def _map_weights(batch: Batch) -> Tensor:
-        """(B, 1, 1, 1), of mean 1: 0 for crops without a known instance, as of photos without masks, or all 0.
+    def _mapped(batch: Batch) -> Tensor:
+        """(B,): 1 for crops with a known instance, else 0, as of photos without masks."""
+        return (batch["ids"] > 0).flatten(1).any(1).float()
+
+    def _map_weights(self, batch: Batch) -> Tensor:
+        """(B, 1, 1, 1), of mean 1 over the whole batch: 0 for crops without a known instance, or all 0.
 
         Their map is black, and they would teach that a map is.
         """
-        known = (batch["ids"] > 0).flatten(1).any(1).float()
-        return (known * len(known) / known.sum().clamp_min(1))[:, None, None, None]
+        mapped = self._mapped(batch)
+        mean = batch.get("mean_mapped", mapped).mean()
+        return torch.where(mapped > 0, mapped / mean, 0)[:, None, None, None]
 
     @staticmethod
     def _literal_targets(ids: Tensor, draws: Draws) -> Tensor:

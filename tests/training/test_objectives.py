@@ -120,8 +120,14 @@ def test_a_photo_without_masks_teaches_nothing_about_the_map(hub):
         torch.testing.assert_close(both[name], alone[name])
         assert not torch.isclose(terms(task)[name], alone[name])  # where both are known, both count
     assert not torch.isclose(both["pixel"], alone["pixel"])
+    means = {name: count.mean().expand(1) for name, count in task.counts(unknown).items()}
+    parts = [task.terms(task.model, {name: value[n : n + 1] for name, value in unknown.items()} | means,
+                        Draws(1, range(n, n + 1)), 0.0) for n in range(2)]  # as with micro_batch, or two processes
     unknown["ids"][:] = 0
-    assert task.terms(task.model, unknown, Draws(1, range(2)), 0.0)["map"] == 0
+    none = task.terms(task.model, unknown, Draws(1, range(2)), 0.0)
+    for name in ("map", "denoise_m"):
+        torch.testing.assert_close(sum(part[name] for part in parts) / 2, both[name])
+        assert none[name] == 0
 
 
 def test_the_detail_decoder_is_trained_with_the_sampler_and_exported(hub, tmp_path):
