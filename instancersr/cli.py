@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import tempfile
@@ -429,6 +430,37 @@ def ablate(
         folder = run_ablation(config, overrides or [])
         typer.echo((folder / "table.md").read_text())
         Console().print(_line(f"done: {folder}"), soft_wrap=True)
+
+
+# ---------------------------------------------------------------------------------------------------- merge
+
+
+@app.command(epilog="Example:  instancersr merge merged/ runs/a/model=0.5 runs/b/model=0.7 builtin=-0.2")
+def merge(
+    output: Annotated[Path, typer.Argument(help="Folder for the merged model; it must not exist.")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL=SHARE", help="Each 'builtin', a folder saved by save_pretrained, "
+                                  "or a hub id; shares sum to 1, some may be negative.")
+    ],
+) -> None:
+    """Add up the weights of models of one ancestry, each times its share: a mean, or a step beyond one of them."""
+    shares = [_split_share(text) for text in models]
+    with _one_line_errors():
+        from instancersr.merging import merge as merge_models
+
+        merge_models(shares, output)
+        Console().print(_line(f"done: {output}"), soft_wrap=True)
+
+
+def _split_share(text: str) -> tuple[str, float]:
+    model, _, value = text.rpartition("=")
+    try:
+        share = float(value)
+        if not (model and math.isfinite(share)):
+            raise ValueError
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not MODEL=SHARE, such as runs/a/model=0.5", param_hint="MODEL") from None
+    return model, share
 
 
 # ----------------------------------------------------------------------------------------------------- plan
