@@ -10,14 +10,17 @@
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from torch import Tensor
 
 from instancersr import InstanceRSRPipeline
+from instancersr.evaluation.metrics import Metric, load_metrics
 from instancersr.instances import LUMA
 
 PATCH, FLAT, BLUR = 32, 2.0, 1.5
@@ -45,19 +48,22 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / max(((a - b) ** 2).mean(), 1e-10)))
 
 
-def judges() -> dict:
-    try:
-        import pyiqa
-
-        return {name: pyiqa.create_metric(name) for name in METRICS}
-    except (ImportError, OSError, RuntimeError) as error:
-        print(f"LPIPS, DISTS and NIQE left out: {error}")
-        return {}
+def judges(names: Sequence[str] = METRICS) -> dict[str, Metric]:
+    """The metrics that can be computed here; says which cannot."""
+    metrics, missing = load_metrics(names)
+    for name, reason in missing.items():
+        print(f"{name} left out: {reason}")
+    return metrics
 
 
-def judged(metrics: dict, output: Image.Image, truth: Image.Image) -> dict[str, float]:
-    x, y = (torch.from_numpy(np.asarray(p.convert("RGB")).copy()).permute(2, 0, 1)[None] / 255 for p in (output, truth))
-    return {name: float(metric(x) if name == "niqe" else metric(x, y)) for name, metric in metrics.items()}
+def judged(metrics: dict[str, Metric], output: Image.Image, truth: Image.Image) -> dict[str, float]:
+    pictures = as_tensor(output), as_tensor(truth)
+    return {name: float(metric(*pictures)) for name, metric in metrics.items()}
+
+
+def as_tensor(picture: Image.Image) -> Tensor:
+    """(1, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1)[None].float() / 255
 
 
 def main() -> None:

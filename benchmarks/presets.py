@@ -16,13 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
+from perception import METRICS, as_tensor, judged, judges
 from PIL import Image
-from torch import Tensor
 
 from instancersr import InstanceRSRPipeline
 from instancersr.degradation import degrade
-from instancersr.evaluation.metrics import Metric, load_metrics
+from instancersr.evaluation.metrics import Metric
 from instancersr.inference.presets import QUALITY
 from instancersr.training.dataset import find_sources, is_held_out, read_source
 
@@ -54,24 +53,6 @@ def report(scores: dict[str, list[dict[str, float]]]) -> None:
         print(f"{name:9}", *(f"{key} {np.mean([row[key] for row in rows]):.4f}" for key in rows[0]))
 
 
-def choose(names: str) -> dict[str, Metric]:
-    """The metrics named, with commas between, that can be computed here."""
-    metrics, missing = load_metrics(names.split(","))
-    for name, reason in missing.items():
-        print(f"{name} left out: {reason}")
-    return metrics
-
-
-def scored(metrics: dict[str, Metric], output: Image.Image, truth: Image.Image) -> dict[str, float]:
-    pictures = as_tensor(output), as_tensor(truth)
-    return {name: float(metric(*pictures)) for name, metric in metrics.items()}
-
-
-def as_tensor(picture: Image.Image) -> Tensor:
-    """(1, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None].float() / 255
-
-
 def measure_fidelity(pipeline: InstanceRSRPipeline, lr: Path, hr: Path, every: int,
                      metrics: dict[str, Metric]) -> None:
     scores: dict[str, list] = {f"{value:g}": [] for value in FIDELITIES}
@@ -79,7 +60,7 @@ def measure_fidelity(pipeline: InstanceRSRPipeline, lr: Path, hr: Path, every: i
         truth = Image.open(hr / path.name).convert("RGB")
         for value in FIDELITIES:
             output = pipeline(path, fidelity=value).images[0]
-            scores[f"{value:g}"].append(scored(metrics, output, truth))
+            scores[f"{value:g}"].append(judged(metrics, output, truth))
     report(scores)
 
 
@@ -88,11 +69,13 @@ def measure_quality(pipeline: InstanceRSRPipeline, photos: str, metrics: dict[st
     seconds = dict.fromkeys(QUALITY, 0.0)
     for number, (lr, truth) in enumerate(large_photos(photos)):
         names = list(QUALITY)
-        for name in names[number % 3 :] + names[: number % 3]:
+        for name in names[number % len(names) :] + names[: number % len(names)]:
             start = time.perf_counter()
             output = pipeline(lr, **QUALITY[name]).images[0]
             seconds[name] += time.perf_counter() - start
-            scores[name].append(scored(metrics, output, truth))
+            scores[name].append(judged(metrics, output, truth))
+    if not scores["balanced"]:
+        raise SystemExit(f"{photos}: no held-out photo has a shorter side of {SHORTEST} pixels or more")
     print(f"{len(scores['balanced'])} photos")
     report(scores)
     print(*(f"{name}: {value / seconds['balanced']:.2f} of the time" for name, value in seconds.items()), sep="\n")
@@ -105,18 +88,17 @@ def main() -> None:
     parser.add_argument("--hr", type=Path)
     parser.add_argument("--photos", help="shards or folder of training photos")
     parser.add_argument("--model", default="builtin")
-    parser.add_argument("--metrics", default="psnr,lpips,dists,niqe", help="names with commas between")
     parser.add_argument("--every", type=int, default=1, help="of --lr, use every so many photos")
     arguments = parser.parse_args()
-    pipeline = InstanceRSRPipeline.from_pretrained(arguments.model)
+    if arguments.what == "quality" and arguments.photos is None:
+        parser.error("quality needs --photos")
+    if arguments.what == "fidelity" and None in (arguments.lr, arguments.hr):
+        parser.error("fidelity needs --lr and --hr")
+    pipeline, metrics = InstanceRSRPipeline.from_pretrained(arguments.model), judges(("psnr", *METRICS))
     if arguments.what == "quality":
-        if arguments.photos is None:
-            parser.error("quality needs --photos")
-        measure_quality(pipeline, arguments.photos, choose(arguments.metrics))
+        measure_quality(pipeline, arguments.photos, metrics)
     else:
-        if arguments.lr is None or arguments.hr is None:
-            parser.error("fidelity needs --lr and --hr")
-        measure_fidelity(pipeline, arguments.lr, arguments.hr, arguments.every, choose(arguments.metrics))
+        measure_fidelity(pipeline, arguments.lr, arguments.hr, arguments.every, metrics)
 
 
 if __name__ == "__main__":

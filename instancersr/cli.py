@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -154,7 +154,9 @@ def upscale(
     _check_tile(tile)
     if watch and not all(path.is_dir() for path in inputs):
         raise typer.BadParameter("folders are watched, not files", param_hint="--watch")
-    strengths = [_split_strength(text) for text in instance or []]
+    strengths = [_split_number(text, lambda strength: 0 <= strength <= 1,
+                               "TARGET=STRENGTH with a strength of 0 to 1, such as 7=0.3", "--instance")
+                 for text in instance or []]
     if resample and seed == 0:
         raise typer.BadParameter("give the new noise a --seed other than 0, which is the rest's",
                                  param_hint="--resample")
@@ -252,16 +254,16 @@ def _check_tile(tile: int) -> None:
                                  param_hint="--tile")
 
 
-def _split_strength(text: str) -> tuple[str, float]:
-    target, _, value = text.rpartition("=")
+def _split_number(text: str, allowed: Callable[[float], bool], expected: str, option: str) -> tuple[str, float]:
+    """What an argument NAME=NUMBER says; `expected` is the rest of "is not ..." where it is none or not allowed."""
+    name, _, value = text.rpartition("=")
     try:
-        strength = float(value)
-        if not (target and 0 <= strength <= 1):
+        number = float(value)
+        if not (name and allowed(number)):
             raise ValueError
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not TARGET=STRENGTH with a strength of 0 to 1, such as 7=0.3",
-                                 param_hint="--instance") from None
-    return target, strength
+        raise typer.BadParameter(f"{text!r} is not {expected}", param_hint=option) from None
+    return name, number
 
 
 def _check_single(jobs: list[Job], watch: bool) -> None:
@@ -444,23 +446,12 @@ def merge(
     ],
 ) -> None:
     """Add up the weights of models of one ancestry, each times its share: a mean, or a step beyond one of them."""
-    shares = [_split_share(text) for text in models]
+    shares = [_split_number(text, math.isfinite, "MODEL=SHARE, such as runs/a/model=0.5", "MODEL") for text in models]
     with _one_line_errors():
         from instancersr.merging import merge as merge_models
 
         merge_models(shares, output)
         Console().print(_line(f"done: {output}"), soft_wrap=True)
-
-
-def _split_share(text: str) -> tuple[str, float]:
-    model, _, value = text.rpartition("=")
-    try:
-        share = float(value)
-        if not (model and math.isfinite(share)):
-            raise ValueError
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not MODEL=SHARE, such as runs/a/model=0.5", param_hint="MODEL") from None
-    return model, share
 
 
 # ----------------------------------------------------------------------------------------------------- plan

@@ -12,12 +12,15 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from .errors import UserError
-from .inference.pipeline import InstanceRSRPipeline
+
+if TYPE_CHECKING:
+    from .inference.pipeline import InstanceRSRPipeline
 
 MERGED = ("restoration", "transformer", "controlnet", "detail_decoder")
 """What is summed. The autoencoder defines the latents, so it must be one and the same; a map decoder has to be fitted
@@ -37,42 +40,46 @@ def merge(models: Sequence[tuple[str, float]], output: str | os.PathLike) -> Non
             exists.
         OSError: a model cannot be read.
     """
+    from .inference.pipeline import InstanceRSRPipeline  # training adds weights up without it
+
     output, total = Path(output), math.fsum(share for _, share in models)
     if output.exists():
         raise UserError(f"{output}: exists already; give the merged model another folder")
     if not math.isclose(total, 1, abs_tol=1e-6):
         raise UserError(f"the shares sum to {total:g}; they must sum to 1, or the networks would be scaled")
-    (first, share), *others = models
-    merged = InstanceRSRPipeline.from_pretrained(first)
-    sums = {name: _scaled(getattr(merged, name), share) for name in MERGED}
-    for name, share in others:
-        _add(sums, merged, name, share)
+    merged = InstanceRSRPipeline.from_pretrained(models[0][0])
+    sums: dict[str, dict[str, Tensor]] = {part: {} for part in MERGED}
+    for name, share in models:
+        model = InstanceRSRPipeline.from_pretrained(name)
+        _check_kin(merged, model, name)
+        for part, weights in sums.items():
+            add_weights(weights, getattr(model, part), share)
     for part, weights in sums.items():
         if weights:
             getattr(merged, part).load_state_dict(weights)
     _save(merged, output)
 
 
-def _scaled(network: nn.Module | None, share: float) -> dict[str, Tensor]:
-    return {} if network is None else {key: share * weight for key, weight in network.state_dict().items()}
+def add_weights(total: dict[str, Tensor], network: nn.Module | None, share: float) -> None:
+    """Adds a network's weights, times its share, to a sum by their names, which may be empty yet; None adds nothing."""
+    for key, weight in (network.state_dict() if network is not None else {}).items():
+        total[key] = total[key].add_(weight.to(total[key]), alpha=share) if key in total else share * weight
 
 
-def _add(sums: dict[str, dict[str, Tensor]], merged: InstanceRSRPipeline, name: str, share: float) -> None:
-    """Adds a model's weights, times its share, to the sums."""
-    other = InstanceRSRPipeline.from_pretrained(name)
-    ours, theirs = merged.autoencoder.state_dict(), other.autoencoder.state_dict()
-    if _shapes(ours) != _shapes(theirs) or not all(torch.equal(weight, theirs[key]) for key, weight in ours.items()):
+def shapes(network: nn.Module | None) -> dict[str, torch.Size]:
+    """Those of its weights, by their names; networks of other shapes cannot be added up."""
+    return {key: weight.shape for key, weight in (network.state_dict() if network is not None else {}).items()}
+
+
+def _check_kin(first: InstanceRSRPipeline, other: InstanceRSRPipeline, name: str) -> None:
+    """Raises a UserError that names the other model if its weights cannot be added to the first's."""
+    ours, theirs = first.autoencoder, other.autoencoder
+    if shapes(ours) != shapes(theirs) or not all(map(torch.equal, ours.state_dict().values(),
+                                                     theirs.state_dict().values())):
         raise UserError(f"{name}: its autoencoder is not the first model's, so its latents mean something else")
-    for part, total in sums.items():
-        weights = _scaled(getattr(other, part), share)
-        if _shapes(weights) != _shapes(total):
+    for part in MERGED:
+        if shapes(getattr(first, part)) != shapes(getattr(other, part)):
             raise UserError(f"{name}: its {part} has not the shape of the first model's")
-        for key, weight in weights.items():
-            total[key] += weight
-
-
-def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
-    return {key: weight.shape for key, weight in weights.items()}
 
 
 def _save(pipeline: InstanceRSRPipeline, output: Path) -> None:

@@ -9,19 +9,21 @@ from typer.testing import CliRunner
 import instancersr
 from instancersr.cli import app
 from instancersr.merging import MERGED
-from instancersr.models import BlockAutoencoder, DetailDecoder, RestorationNetwork
+from instancersr.models import BlockAutoencoder, DetailDecoder, MapDecoder, RestorationNetwork
 
 
 @pytest.fixture
 def models(tiny_model, tmp_path):
-    """Saves two pipelines a and b that differ in all of their networks; returns the first."""
+    """Saves two pipelines a and b that differ in all but the autoencoder; returns the first."""
     torch.manual_seed(1)
     pipe = instancersr.InstanceRSRPipeline.from_pretrained(tiny_model)
-    pipe.register_modules(detail_decoder=DetailDecoder(feature_channels=8, channels=8, blocks=1))
+    pipe.register_modules(detail_decoder=DetailDecoder(feature_channels=8, channels=8, blocks=1),
+                          map_decoder=MapDecoder())
     pipe.save_pretrained(tmp_path / "a")
-    for part in MERGED:
+    for part in (*MERGED, "map_decoder"):
         for weight in getattr(pipe, part).parameters():
             weight.data += 0.1 * torch.randn_like(weight)
+    pipe.register_to_config(default_steps=5)
     pipe.save_pretrained(tmp_path / "b")
     return instancersr.InstanceRSRPipeline.from_pretrained(tmp_path / "a")
 
@@ -39,10 +41,10 @@ def weights(folder) -> dict[str, dict[str, np.ndarray]]:
 def test_each_weight_is_the_sum_of_the_models_times_their_shares(models, tmp_path):
     assert run(tmp_path / "merged", f"{tmp_path}/a=1.5", f"{tmp_path}/b=-0.5") == (0, "")
     a, b, merged = (weights(tmp_path / name) for name in ("a", "b", "merged"))
-    assert merged.keys() == a.keys() >= set(MERGED)
+    assert merged.keys() == a.keys() == {*MERGED, "autoencoder", "map_decoder"}
     for part, tensors in merged.items():
         for key, weight in tensors.items():
-            expected = a[part][key] if part == "autoencoder" else 1.5 * a[part][key] - 0.5 * b[part][key]
+            expected = 1.5 * a[part][key] - 0.5 * b[part][key] if part in MERGED else a[part][key]
             np.testing.assert_allclose(weight, expected, atol=1e-6, err_msg=f"{part} {key}")
     assert (tmp_path / "merged/model_index.json").read_text() == (tmp_path / "a/model_index.json").read_text()
 
@@ -71,6 +73,7 @@ def test_what_cannot_be_merged_is_told_in_one_line_and_leaves_nothing(models, tm
                           ("b=nan", "is not MODEL=SHARE")):
         code, message = run(tmp_path / "merged", f"{tmp_path}/a=0.5", f"{tmp_path}/{second}")
         assert code != 0 and words in " ".join(message.replace("│", " ").split()), message
+        assert message.count("\n") == 1 or "Usage" in message
         assert sorted(tmp_path.iterdir()) == before
     code, message = run(tmp_path / "a", f"{tmp_path}/a=0.5", f"{tmp_path}/b=0.5")
     assert code == 2 and "exists already" in message

@@ -31,6 +31,7 @@ from ..diffusion import (
 )
 from ..errors import UserError
 from ..instances import SCALE_RANGE, patch_ids
+from ..merging import add_weights, shapes
 from ..models import BlockAutoencoder, ControlNet, DetailDecoder, JointDiT, RestorationNetwork
 from ..models.pretrained import load_autoencoder, load_dit
 from ..models.restoration import enlarge
@@ -119,14 +120,13 @@ def perceptual_loss(settings: PerceptualConfig) -> PerceptualLoss | None:
 
 
 def mean_of_weights(one: nn.Module, other: nn.Module) -> nn.Module:
-    """A network half-way between two of one ancestry, often better than either (Wortsman et al., arXiv:2203.05482)."""
-    mean, theirs = copy.deepcopy(one), other.state_dict()
-    mean.load_state_dict({name: weight.lerp(theirs[name].to(weight), 0.5) for name, weight in one.state_dict().items()})
+    """A network half-way between two of one ancestry (`instancersr.merging` has the source)."""
+    mean = copy.deepcopy(one)
+    weights: dict[str, Tensor] = {}
+    for network in (one, other):
+        add_weights(weights, network, 0.5)
+    mean.load_state_dict(weights)
     return mean
-
-
-def _shapes(model: nn.Module) -> dict[str, torch.Size]:
-    return {name: weight.shape for name, weight in model.state_dict().items()}
 
 
 def psnr(output: Tensor, truth: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ class RestorationObjective:
         self.merged = None
         if config.merge is not None:
             self.merged = load_part(RestorationNetwork, config.merge, "merge").deepened(self.model.config.blocks)
-            if _shapes(self.merged) != _shapes(self.model):
+            if shapes(self.merged) != shapes(self.model):
                 raise ConfigError(f"merge: {config.merge} holds a network of another size than the trained one")
 
     def counts(self, batch):
