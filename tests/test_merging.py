@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 
 import instancersr
 from instancersr.cli import app
-from instancersr.merging import MERGED
 from instancersr.models import BlockAutoencoder, DetailDecoder, MapDecoder, RestorationNetwork
+
+SUMMED = ("restoration", "transformer", "controlnet", "detail_decoder")
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def models(tiny_model, tmp_path):
     pipe.register_modules(detail_decoder=DetailDecoder(feature_channels=8, channels=8, blocks=1),
                           map_decoder=MapDecoder())
     pipe.save_pretrained(tmp_path / "a")
-    for part in (*MERGED, "map_decoder"):
+    for part in (*SUMMED, "map_decoder"):
         for weight in getattr(pipe, part).parameters():
             weight.data += 0.1 * torch.randn_like(weight)
     pipe.register_to_config(default_steps=5)
@@ -41,10 +42,10 @@ def weights(folder) -> dict[str, dict[str, np.ndarray]]:
 def test_each_weight_is_the_sum_of_the_models_times_their_shares(models, tmp_path):
     assert run(tmp_path / "merged", f"{tmp_path}/a=1.5", f"{tmp_path}/b=-0.5") == (0, "")
     a, b, merged = (weights(tmp_path / name) for name in ("a", "b", "merged"))
-    assert merged.keys() == a.keys() == {*MERGED, "autoencoder", "map_decoder"}
+    assert merged.keys() == a.keys() == {*SUMMED, "autoencoder", "map_decoder"}
     for part, tensors in merged.items():
         for key, weight in tensors.items():
-            expected = 1.5 * a[part][key] - 0.5 * b[part][key] if part in MERGED else a[part][key]
+            expected = 1.5 * a[part][key] - 0.5 * b[part][key] if part in SUMMED else a[part][key]
             np.testing.assert_allclose(weight, expected, atol=1e-6, err_msg=f"{part} {key}")
     assert (tmp_path / "merged/model_index.json").read_text() == (tmp_path / "a/model_index.json").read_text()
 
