@@ -16,9 +16,11 @@ import torch
 from PIL import Image
 
 from instancersr import InstanceRSRPipeline
-from instancersr.diffusion import decode, encode
-from instancersr.instances import colorize, decode_id_map, id_map_from_annotations, mean_iou, scale_target
-from instancersr.training.dataset import find_sources, is_held_out, read_source
+from instancersr.instances.annotations import id_map_from_annotations
+from instancersr.instances.codes import colorize, decode_id_map, scale_target
+from instancersr.instances.overlap import mean_iou
+from instancersr.lab.data.dataset import find_sources, is_held_out, read_source
+from instancersr.lab.method.diffusion import decode, encode
 
 
 def round_trip(autoencoder, picture: np.ndarray) -> torch.Tensor:

@@ -15,7 +15,7 @@ from PIL import Image
 from skimage import data
 
 import instancersr
-from instancersr.degradation import degrade
+from instancersr.lab.method.degradation import degrade
 
 SIZE = (600, 400)
 """Width and height of a cell."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from PIL import Image
 from skimage import data
 
-from instancersr.inference.batch import plan_jobs
-from instancersr.inference.workers import Call, run_here, run_local
+from instancersr.batch.jobs import plan_jobs
+from instancersr.batch.workers import Call, run_here, run_local
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from instance_map import pairs
 from scipy import ndimage
 
 from instancersr import InstanceRSRPipeline
-from instancersr.inference.objects import FADE, Edit
+from instancersr.edits import FADE, Edit
 
 LEAST, MOST = 1 / 50, 1 / 5
 """Of the picture that an object may cover."""

@@ -20,10 +20,10 @@ from PIL import Image
 from skimage import data
 
 from instancersr import InstanceRSRPipeline
-from instancersr.degradation import degrade
-from instancersr.evaluation.benchmarks import Benchmark, Item
-from instancersr.evaluation.methods import Method
-from instancersr.inference.batch import id_colors
+from instancersr.batch.jobs import id_colors
+from instancersr.lab.evaluation.benchmarks import Benchmark, Item
+from instancersr.lab.evaluation.methods import Method
+from instancersr.lab.method.degradation import degrade
 
 PHOTOS = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel", "immunohistochemistry",
           "moon", "rocket", "page")

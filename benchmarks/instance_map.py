@@ -20,10 +20,11 @@ from PIL import Image
 from skimage.segmentation import felzenszwalb
 
 from instancersr import InstanceRSRPipeline
-from instancersr.degradation import degrade
-from instancersr.evaluation.awareness import adjusted_rand_index
-from instancersr.instances import id_map_from_annotations, mean_iou
-from instancersr.training.dataset import find_sources, is_held_out, middle, read_source
+from instancersr.instances.annotations import id_map_from_annotations
+from instancersr.instances.overlap import mean_iou
+from instancersr.lab.data.dataset import find_sources, is_held_out, middle, read_source
+from instancersr.lab.evaluation.awareness import adjusted_rand_index
+from instancersr.lab.method.degradation import degrade
 
 SCALES = (100, 300, 1000)
 """Of Felzenszwalb's segmentation: larger ones give larger regions."""

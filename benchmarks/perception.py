@@ -20,8 +20,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from instancersr import InstanceRSRPipeline
-from instancersr.evaluation.metrics import Metric, load_metrics
-from instancersr.instances import LUMA
+from instancersr.instances.codes import LUMA
+from instancersr.lab.evaluation.metrics import Metric, load_metrics
 
 PATCH, FLAT, BLUR = 32, 2.0, 1.5
 METRICS = ("lpips", "dists", "niqe")

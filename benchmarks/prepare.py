@@ -16,9 +16,9 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from instancersr.prepare.photos import Photo, find_photos
-from instancersr.prepare.run import prepare_photos
-from instancersr.prepare.sample import Sample, Settings, make_sample
+from instancersr.lab.data.prepare.photos import Photo, find_photos
+from instancersr.lab.data.prepare.run import prepare_photos
+from instancersr.lab.data.prepare.sample import Sample, Settings, make_sample
 
 
 def plain_loop(photos: list[Photo], out: Path, settings: Settings) -> float:

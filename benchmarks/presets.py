@@ -20,10 +20,10 @@ from perception import METRICS, as_tensor, judged, judges
 from PIL import Image
 
 from instancersr import InstanceRSRPipeline
-from instancersr.degradation import degrade
-from instancersr.evaluation.metrics import Metric
-from instancersr.inference.presets import QUALITY
-from instancersr.training.dataset import find_sources, is_held_out, read_source
+from instancersr.lab.data.dataset import find_sources, is_held_out, read_source
+from instancersr.lab.evaluation.metrics import Metric
+from instancersr.lab.method.degradation import degrade
+from instancersr.presets import QUALITY
 
 FIDELITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 SHORTEST = 700

@@ -39,10 +39,10 @@ def make_trainer(options: argparse.Namespace, folder: Path):
     from PIL import Image
     from transformers import Dinov2Config, Dinov2Model
 
-    from instancersr.instances import annotations_from_id_map
-    from instancersr.models import BlockAutoencoder
-    from instancersr.training.config import DiffusionConfig
-    from instancersr.training.trainer import Trainer
+    from instancersr.instances.annotations import annotations_from_id_map
+    from instancersr.lab.method.models import BlockAutoencoder
+    from instancersr.lab.training.config import DiffusionConfig
+    from instancersr.lab.training.trainer import Trainer
 
     side = options.crop + 64
     photos = folder / "photos"
@@ -99,8 +99,8 @@ class PlainLoop:
         import torch
         import torch.nn.functional as F
 
-        from instancersr.diffusion import Denoiser, add_noise, noise_scales
-        from instancersr.training.randomness import Draws
+        from instancersr.lab.method.diffusion import Denoiser, add_noise, noise_scales
+        from instancersr.lab.training.randomness import Draws
 
         if self.latents is None:
             draws = Draws(0, range(len(batch["hr"])))
@@ -143,10 +143,10 @@ def main() -> None:
 
     import torch
 
-    from instancersr.diffusion import split
-    from instancersr.training.plan import Setup, find_gpu, make_plan
-    from instancersr.training.randomness import Draws
-    from instancersr.training.trainer import compile_networks
+    from instancersr.lab.evaluation.plan import Setup, find_gpu, make_plan
+    from instancersr.lab.method.diffusion import split
+    from instancersr.lab.training.randomness import Draws
+    from instancersr.lab.training.trainer import compile_networks
 
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:

@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .inference.pipeline import InstanceRSRPipeline, upscale
+    from .lab.pipeline import InstanceRSRPipeline, upscale
 
 __all__ = ["InstanceRSRPipeline", "upscale"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module(".inference.pipeline", __name__), name)
+        return getattr(import_module(".lab.pipeline", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

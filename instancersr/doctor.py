@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .batch.loading import Device, load_pipeline, pick_device
 from .errors import UserError
-from .inference.images import MAX_PIXELS
-from .inference.loading import Device, load_pipeline, pick_device
-from .inference.pipeline import BUILTIN, find_model
+from .images.reading import MAX_PIXELS
+from .lab.pipeline import BUILTIN, find_model
 
 PACKAGES = ("torch", "diffusers", "numpy", "scipy", "pillow", "safetensors", "pydantic", "typer", "rich")
 CHECKSUMS = "SHA256SUMS"

@@ -29,9 +29,9 @@ def tiny_model(tmp_path_factory) -> Path:
     """A saved pipeline of random weights, small enough to run in a blink."""
     from diffusers import DDIMScheduler
 
-    from instancersr.inference.pipeline import InstanceRSRPipeline
-    from instancersr.models import BlockAutoencoder, ControlNet, JointDiT, RestorationNetwork
-    from instancersr.training.config import ScheduleConfig
+    from instancersr.lab.method.models import BlockAutoencoder, ControlNet, JointDiT, RestorationNetwork
+    from instancersr.lab.pipeline import InstanceRSRPipeline
+    from instancersr.lab.training.config import ScheduleConfig
 
     torch.manual_seed(0)
     transformer = JointDiT(8, 8, patch_size=2, width=32, depth=2, heads=2, residual_std=[0.5] * 8)
@@ -53,7 +53,7 @@ def photo_folder(tmp_path_factory) -> Path:
 
     from skimage import data
 
-    from instancersr.instances import annotations_from_id_map
+    from instancersr.instances.annotations import annotations_from_id_map
 
     folder = tmp_path_factory.mktemp("photos")
     sources = [data.astronaut(), data.coffee(), data.chelsea()]

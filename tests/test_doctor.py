@@ -7,8 +7,8 @@ import torch
 from typer.testing import CliRunner
 
 from instancersr import doctor
-from instancersr.cli import app
-from instancersr.inference.pipeline import BUILTIN
+from instancersr.cli.app import app
+from instancersr.lab.pipeline import BUILTIN
 
 
 def run(*arguments):

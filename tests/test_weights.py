@@ -10,11 +10,13 @@ from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
 
 import instancersr
-from instancersr.degradation import degrade
-from instancersr.diffusion import decode, encode
-from instancersr.inference.pipeline import BUILTIN
-from instancersr.instances import colorize, decode_id_map, id_map_from_annotations, mean_iou, scale_target
-from instancersr.training.dataset import find_sources, is_held_out, read_source
+from instancersr.instances.annotations import id_map_from_annotations
+from instancersr.instances.codes import colorize, decode_id_map, scale_target
+from instancersr.instances.overlap import mean_iou
+from instancersr.lab.data.dataset import find_sources, is_held_out, read_source
+from instancersr.lab.method.degradation import degrade
+from instancersr.lab.method.diffusion import decode, encode
+from instancersr.lab.pipeline import BUILTIN
 
 
 @pytest.fixture(scope="module")

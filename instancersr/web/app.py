@@ -15,8 +15,8 @@ from typing import Any
 import gradio as gr
 
 from ..errors import UserError
-from ..inference.images import READABLE
-from ..inference.presets import FIDELITY, QUALITY
+from ..images.reading import READABLE
+from ..presets import FIDELITY, QUALITY
 from .jobs import Job, Progress, Stopped, Worker
 from .session import Result, Sessions, Setting
 from .studio import Options, Outcome, Studio, address, save

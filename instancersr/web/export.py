@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..inference.images import Photo, write_image
+from ..images.reading import Photo
+from ..images.writing import write_image
 
 PREVIEW_SIDE = 2400
 """Longer side of the pictures on the page, in pixels; a larger result is shown smaller."""

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from ..inference.images import Photo
+from ..images.reading import Photo
 
 KEPT_PIXELS = 200_000_000
 """Pixels of results that are kept, of all visitors together; each takes some twenty-five bytes of memory."""

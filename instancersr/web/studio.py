@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ..batch.jobs import explain
+from ..edits import Edit
 from ..errors import UserError
-from ..inference.batch import explain
-from ..inference.images import ImageError, Photo, read_image
-from ..inference.objects import Edit
-from ..inference.presets import QUALITY
+from ..images.reading import ImageError, Photo, read_image
+from ..presets import QUALITY
 from .export import PREVIEW_SIDE, describe_objects, pack_map, shrink_map, write_preview, write_result, write_zip
 from .jobs import Job, Stopped
 from .session import Result, Session, Setting

@@ -32,7 +32,7 @@ def serve(address: str) -> None:
     import torch  # noqa: F401
 
     import instancersr.cli
-    import instancersr.inference.pipeline  # noqa: F401
+    import instancersr.lab.pipeline  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
     with socket.socket(socket.AF_UNIX) as listener:

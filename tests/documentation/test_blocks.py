@@ -25,7 +25,7 @@ from PIL import Image
 from skimage import data
 from transformers import Dinov2Config, Dinov2Model
 
-from instancersr.cli import app
+from instancersr.cli.app import app
 
 from . import fork_server
 from .markdown import Block, blocks_of, commands_of

@@ -1,0 +1,128 @@
+"""The jobs of a batch on several processes, or on the machines of a Ray cluster."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from .jobs import Job, Result, run_jobs
+from .loading import Device, load_pipeline
+from .parallel import run_on_cluster, start_worker
+
+if TYPE_CHECKING:
+    from ..edits import Edit
+
+RESTARTS = 3
+"""How often workers that were killed are replaced."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """How pictures are upscaled, in a form that another process understands.
+
+    Args:
+        model, device, threads: as for `load_pipeline`.
+        scale: enlargement.
+        seed: of each picture's noise: the result depends neither on the batch nor on the process.
+        options: the pipeline's other arguments.
+        edits: gives those of a job, where there are some; for this process only.
+    """
+
+    model: str = "builtin"
+    device: Device = "auto"
+    threads: int | None = None
+    scale: float = 4
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    edits: Callable[[Job], list[Edit]] | None = None
+
+    def load(self) -> Any:
+        """The pipeline; this process loads it once."""
+        return _load(self.model, self.device, self.threads)
+
+    def arguments(self, job: Job) -> dict[str, Any]:
+        """Of the pipeline's call, for one picture. The generator is on the CPU, so that devices agree."""
+        import torch
+
+        edits = {"edits": self.edits(job)} if self.edits else {}
+        return self.options | edits | {"generator": torch.Generator().manual_seed(self.seed)}
+
+
+@lru_cache(maxsize=1)
+def _load(model: str, device: Device, threads: int | None) -> Any:
+    return load_pipeline(model, device, threads)
+
+
+def run_here(jobs: list[Job], call: Call, begin: Callable[[str], None],
+             tiles: Callable[[int, int], None]) -> Iterator[Result]:
+    """The jobs one by one in this process; `begin` and `tiles` as `run_jobs` and the pipeline call them."""
+    return run_jobs(jobs, call.load, call.scale, lambda job: call.arguments(job) | {"progress": tiles}, begin)
+
+
+def run_local(jobs: list[Job], call: Call, workers: int) -> Iterator[Result]:
+    """The jobs on `workers` processes, in the order they are done.
+
+    A picture whose worker was killed is tried again by another.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+        UserError: workers were killed again and again.
+    """
+    todo = list(jobs)
+    for _ in range(RESTARTS + 1):
+        try:
+            for result in _run_pool(todo, call, workers):
+                todo = [job for job in todo if job.source != result.job.source or job.output != result.job.output]
+                yield result
+            return
+        except BrokenProcessPool:
+            continue
+    raise UserError(f"worker processes were killed {RESTARTS + 1} times, perhaps for want of memory; "
+                    f"{len(todo)} pictures are left; fewer --jobs or a smaller --tile need less")
+
+
+def _run_pool(jobs: list[Job], call: Call, workers: int) -> Iterator[Result]:
+    # spawn: a fork would copy locks that torch's threads hold
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
+    try:
+        waiting = _submit(pool, jobs, call)
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _submit(pool: ProcessPoolExecutor, jobs: list[Job], call: Call) -> set[Future]:
+    try:
+        return {pool.submit(do_job, job, call) for job in jobs}
+    except OSError as error:  # a worker was killed while the next one was being started
+        raise BrokenProcessPool(str(error)) from error
+
+
+def run_cluster(jobs: list[Job], call: Call, address: str) -> Iterator[Result]:
+    """The jobs as Ray tasks of `call.threads` cores each, or one; a GPU each where the device is cuda.
+
+    Inputs and outputs must be under the same paths on every machine. A picture whose machine dies is done again.
+
+    Raises:
+        ModelError, UserError: as `run_local`; or there is no cluster.
+    """
+    by_path = {job.output.absolute(): job for job in jobs}
+    absolute = [replace(job, source=job.source.absolute(), output=job.output.absolute(),
+                        instances=job.instances and job.instances.absolute()) for job in jobs]
+    tasks = run_on_cluster(do_job, absolute, address, call, cpus=call.threads or 1, gpus=int(call.device == "cuda"))
+    return (replace(result, job=by_path[job.output]) for job, result in tasks)
+
+
+def do_job(job: Job, call: Call) -> Result:
+    """One job, in a worker."""
+    [result] = run_jobs([job], call.load, call.scale, call.arguments, lambda _: None)
+    return result

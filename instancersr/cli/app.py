@@ -1,0 +1,47 @@
+"""The ``instancersr`` command: its commands are the other files of this package, one each."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from .messages import INTERRUPTED
+
+app = typer.Typer(
+    name="instancersr",
+    help="Sharp, natural enlargements of bad photos, and the map of the objects in them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"instancersr {version('instancersr')}")
+        except PackageNotFoundError:
+            typer.echo("instancersr, not installed")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the command: Ctrl-C ends it quietly wherever it comes."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted", style="red")
+        sys.exit(INTERRUPTED)

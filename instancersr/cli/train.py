@@ -1,0 +1,33 @@
+"""``instancersr train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from instancersr.errors import MissingPackage
+
+from .app import app
+from .messages import as_line, one_line_errors
+
+
+@app.command(
+    epilog="Example:  instancersr train configs/compact/2_restoration.yaml batch=16 images=100000"
+)
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file; see the folder configs.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="KEY=VALUE pairs that replace values of the file.")
+    ] = None,
+) -> None:
+    """Train a model as a configuration says; the same command resumes a run that was stopped."""
+    with one_line_errors():
+        try:
+            from instancersr.lab.training.trainer import train_from_config
+        except ImportError as error:
+            raise MissingPackage(error, "train") from error
+        folder = train_from_config(config, overrides or [])
+        Console().print(as_line(f"done: {folder}"), soft_wrap=True)

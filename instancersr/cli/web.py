@@ -1,0 +1,43 @@
+"""``instancersr web``."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from instancersr.errors import MissingPackage
+
+from .app import app
+from .messages import one_line_errors
+from .options import Device
+
+
+@app.command(epilog="Example:  instancersr web --port 7860")
+def web(
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 7860,
+    auth: Annotated[
+        str | None, typer.Option(metavar="USER:PASSWORD", envvar="INSTANCERSR_AUTH",
+                                 help="Ask every visitor for these.")
+    ] = None,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, max=80, help="Largest photo.")] = 16,
+    model: Annotated[
+        str, typer.Option(help="'builtin', a folder saved by save_pretrained, or a hub id.")
+    ] = "builtin",
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; without it, what torch chooses.")
+    ] = None,
+) -> None:
+    """Serve a page for the browser: upscale photos, compare, change single objects, download."""
+    if auth is not None and not all(auth.partition(":")):
+        raise typer.BadParameter("expected USER:PASSWORD", param_hint="--auth")
+    with one_line_errors():
+        from instancersr.batch.loading import load_pipeline
+        from instancersr.web.server import serve
+
+        if find_spec("gradio") is None:  # imported later: it reads its settings at once
+            raise MissingPackage(ImportError("No module named 'gradio'"), "web")
+        serve(load_pipeline(model, device, threads), host, port, auth, round(max_megapixels * 1e6))

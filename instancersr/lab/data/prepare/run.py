@@ -1,0 +1,173 @@
+"""A whole preparation: begins or goes on, and leaves a folder that says what is in it.
+
+`OUT/.progress` holds the settings and a record for each finished shard; `manifest.json` and `skipped.jsonl`, written
+at the end, are made of them. Nothing in them depends on time, workers or interruptions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from instancersr.errors import MissingPackage, UserError
+
+from ..dataset import TOKEN
+from .photos import Skipped, cut_shards, find_photos, fingerprint
+from .sample import Settings
+from .shards import PART, ShardRecord
+from .workers import run_local, run_ray
+
+PROGRESS = ".progress"
+SETTINGS = "settings.json"
+MANIFEST = "manifest.json"
+SKIPPED = "skipped.jsonl"
+
+
+def prepare_photos(
+    photos: str | Path,
+    out: str | Path,
+    settings: Settings,
+    shard_photos: int = 1000,
+    shard_mb: float = 1000,
+    workers: int | None = None,
+    ray: str | None = None,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Makes `out/shard-000000.tar` and so on of the photos; the same call goes on where a stopped one ended.
+
+    Args:
+        photos: a folder, a tar, a glob pattern of tars, or a folder of tars.
+        out: folder for the shards, made if need be.
+        settings: what samples hold.
+        shard_photos: most photos of a shard.
+        shard_mb: most megabytes of a shard's source files.
+        workers: processes on this machine; None for one a core.
+        ray: address of a Ray cluster to work on instead, or `auto`.
+        device: `cpu` or `cuda`, for the models.
+        progress: called with the photos done, and all photos.
+
+    Returns:
+        The manifest: settings, counts, and the size and checksum of each shard.
+
+    Raises:
+        UserError: options that do not go together, unusable photos, models that are not there, or an `out` that
+            holds something else or was begun with other settings or photos.
+    """
+    _check(settings)
+    out = Path(out).expanduser().absolute()
+    if out == Path(photos).expanduser().absolute():
+        raise UserError(f"{out}: photos and shards need folders of their own")
+    found, duplicates = find_photos(photos)
+    shards = list(cut_shards(found, shard_photos, shard_mb * 1e6))
+    plan = {**asdict(settings), "shard_photos": shard_photos, "shard_mb": float(shard_mb),
+            "photos": fingerprint(found)}
+    records = _begin(out, plan)
+    todo = [shard for shard in shards if shard.name not in records]
+    done = len(found) - sum(len(shard.photos) for shard in todo)
+
+    def advance(photos: int) -> None:
+        nonlocal done
+        done += photos
+        progress(done, len(found))
+
+    advance(0)
+    if todo and ray is not None:
+        results = run_ray(todo, out, settings, device, ray, advance)
+    else:
+        results = run_local(todo, out, settings, device, workers or _cores(), advance)
+    for record in results if todo else ():
+        _write(out / PROGRESS / f"{record.name}.json", json.dumps(asdict(record)))
+        records[record.name] = record
+    return _finish(out, plan, [records[shard.name] for shard in shards], duplicates)
+
+
+def _check(settings: Settings) -> None:
+    cached = [f"--{name}" for name in ("latents", "features") if getattr(settings, name)]
+    if settings.size is None:
+        if cached:
+            raise UserError(f"{cached[0]}: needs --size, as stored tensors belong to one crop of each photo")
+    elif settings.size < TOKEN or settings.size % TOKEN:
+        raise UserError(f"--size: {settings.size} must be a multiple of {TOKEN}, the pixels of a token")
+    if settings.sam or settings.features:
+        try:
+            import transformers  # noqa: F401
+        except ImportError as error:
+            raise MissingPackage(error, "train") from error
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# ------------------------------------------------------------------------------------- begin, go on, finish
+
+
+def _begin(out: Path, plan: dict) -> dict[str, ShardRecord]:
+    """The finished shards of an earlier run with the same plan; what that run left unfinished is removed."""
+    if out.is_file():
+        raise UserError(f"{out}: is a file, not a folder")
+    folder = out / PROGRESS
+    finished = sorted(folder.glob("shard-*.json"))
+    if finished:  # before the first, settings are still free: a mistyped model shall not spoil the folder
+        _compare(out, json.loads((folder / SETTINGS).read_text()), plan)
+    elif out.exists() and any(path for path in out.iterdir() if path != folder and path.suffix != PART):
+        raise UserError(f"{out}: holds other things; name an empty or a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / SETTINGS, json.dumps(plan))
+    _remove_parts(out)
+    records = (_read_record(file) for file in finished)
+    return {record.name: record for record in records if _is_whole(out, record)}
+
+
+def _read_record(file: Path) -> ShardRecord:
+    fields = json.loads(file.read_text())
+    return ShardRecord(**{**fields, "skipped": tuple(Skipped(**photo) for photo in fields["skipped"])})
+
+
+def _is_whole(out: Path, record: ShardRecord) -> bool:
+    shard = out / record.name
+    return shard.exists() and shard.stat().st_size == record.bytes
+
+
+def _compare(out: Path, before: dict, now: dict) -> None:
+    for name in now:
+        if before.get(name) == now[name]:
+            continue
+        if name == "photos":
+            raise UserError(f"{out}: the photos are not those it was begun with; name a new folder")
+        raise UserError(f"{out}: was begun with --{name.replace('_', '-')} {before.get(name)}, now {now[name]}; "
+                        "name a new folder or the same settings")
+
+
+def _finish(out: Path, plan: dict, records: Sequence[ShardRecord], duplicates: Sequence[Skipped]) -> dict:
+    """Writes the lists of what is there and what is not."""
+    _remove_parts(out)  # of machines that died
+    skipped = [*duplicates, *(photo for record in records for photo in record.skipped)]
+    _write(out / SKIPPED, "".join(json.dumps(asdict(photo)) + "\n" for photo in skipped))
+    manifest = {
+        "settings": plan,
+        "photos": sum(record.photos for record in records),
+        "with_masks": sum(record.with_masks for record in records),
+        "skipped": len(skipped),
+        "bytes": sum(record.bytes for record in records),
+        "shards": [{name: value for name, value in asdict(record).items() if name != "skipped"} for record in records],
+    }
+    _write(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    return manifest
+
+
+def _remove_parts(out: Path) -> None:
+    for part in out.glob(f".*{PART}"):
+        part.unlink(missing_ok=True)
+
+
+def _write(file: Path, text: str) -> None:
+    """Completely or not at all."""
+    part = file.with_name(f".{file.name}{PART}")
+    part.write_text(text)
+    os.replace(part, file)

@@ -1,0 +1,286 @@
+"""`instancersr ablate`: the paper's Table 2 at any scale — cases trained with several seeds, measured and compared.
+
+The table's three words have no definition in the paper. Here, with case 0 the first of the configuration:
+
+- Quality: mean over the metrics of the score relative to case 0's of the same seed (inverted where less is better).
+- Efficiency: images seen by case 0 to reach case k's final validation loss, over the images seen by case k. Where
+  case 0 never reaches it, all of case 0's images are counted, so the figure is a lower bound.
+- Instance awareness: see `awareness.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from ..training.config import ConfigError, DiffusionConfig, Section, load_config, load_section
+from .awareness import PatchFeatures
+from .figures import Series, curve_figure, tsne_figure
+from .metrics import METRICS, load_metrics
+
+QUANTITIES = ("quality", "efficiency", "awareness")
+
+
+class AblationConfig(Section):
+    """Which cases are trained on what, and how they are measured."""
+
+    base: Path
+    """Configuration of the training that the cases change, relative to this file."""
+    output: Path
+    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
+    cases: dict[str, list[str]] = Field(min_length=2)
+    """Name: overrides of the base (`key=value`). The first case is the one that the others are compared with."""
+    crops: int = Field(128, ge=8)
+    """Held-out crops that every case is measured on."""
+    metrics: list[str] = Field(default_factory=lambda: ["psnr", "ssim"], min_length=1)
+    """pyiqa names of the metrics behind Quality."""
+    steps: list[int] = Field(default_factory=list)
+    """Sampling steps at which the first case is measured as well, for Figure 4b."""
+    layers: dict[str, int] = Field(default_factory=dict)
+    """Cases that differ in the aligned layer alone, and the layer: Figure 4a."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_exist(cls, metrics: list[str]) -> list[str]:
+        for name in metrics:
+            if name not in METRICS:
+                raise ValueError(f"{name!r} is unknown; choose from {', '.join(METRICS)}")
+        return metrics
+
+    @field_validator("cases")
+    @classmethod
+    def _names_are_folders(cls, cases: dict[str, list[str]]) -> dict[str, list[str]]:
+        for name in cases:
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f"case {name!r}: letters, digits, - and _ only, as it names a folder")
+        return cases
+
+
+@dataclass
+class Record:
+    """What one trained run showed.
+
+    quality: metric -> mean score. awareness: 0 to 1. curve: (images, validation loss) pairs, ascending.
+    by_steps: sampling steps -> metric -> mean score.
+    """
+
+    case: str
+    seed: int
+    quality: dict[str, float]
+    awareness: dict[str, float]
+    curve: list[tuple[int, float]]
+    by_steps: dict[int, dict[str, float]]
+
+    @property
+    def file(self) -> str:
+        """Name of its files, without suffix."""
+        return f"{self.case}-{self.seed}"
+
+
+def relative_quality(scores: Mapping[str, float], reference: Mapping[str, float]) -> float:
+    """Mean over the metrics of score over reference, inverted where less is better: more than 1 is better."""
+    ratios = [reference[m] / scores[m] if METRICS[m].less_is_better else scores[m] / reference[m] for m in reference]
+    return float(np.mean(ratios))
+
+
+def efficiency(curve: Sequence[tuple[int, float]], reference: Sequence[tuple[int, float]]) -> float:
+    """Images after which the reference's curve first is as low as the curve ends, over the curve's images.
+
+    Between two validations the loss is taken to fall linearly.
+    """
+    images, final = curve[-1]
+    before: tuple[int, float] | None = None
+    for seen, loss in reference:
+        if loss <= final:
+            if before is None or before[1] == loss:
+                return seen / images
+            share = (before[1] - final) / (before[1] - loss)
+            return (before[0] + share * (seen - before[0])) / images
+        before = (seen, loss)
+    return reference[-1][0] / images
+
+
+def summarize(records: Sequence[Record], reference: str) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """Case -> quantity -> (mean, low, high) over the seeds: 95 % t-intervals; NaN bounds for a single seed."""
+    by_run = {(r.case, r.seed): r for r in records}
+    values: dict[str, dict[str, list[float]]] = {}
+    for record in records:
+        base = by_run[reference, record.seed]
+        row = values.setdefault(record.case, {name: [] for name in QUANTITIES})
+        row["quality"].append(relative_quality(record.quality, base.quality))
+        row["efficiency"].append(efficiency(record.curve, base.curve))
+        row["awareness"].append(record.awareness["awareness"])
+    return {case: {name: t_interval(row[name]) for name in QUANTITIES} for case, row in values.items()}
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Mean and the bounds of Student's interval around it."""
+    from scipy.stats import t
+
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, float("nan"), float("nan")
+    half = float(t.ppf((1 + level) / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+    return mean, mean - half, mean + half
+
+
+def markdown_table(summary: Mapping[str, Mapping[str, tuple[float, float, float]]], seeds: int) -> str:
+    """The table that people read."""
+    lines = ["| case | quality ↑ | efficiency ↑ | instance awareness ↑ |", "|---|---|---|---|"]
+    for case, row in summary.items():
+        cells = [f"{mean:.3f} ({low:.3f} to {high:.3f})" if np.isfinite(low) else f"{mean:.3f}"
+                 for mean, low, high in (row[name] for name in QUANTITIES)]
+        lines.append(f"| {case} | " + " | ".join(cells) + " |")
+    lines.append(f"\nMean over {seeds} seeds" + (" and 95 % t-interval." if seeds > 1 else "; no interval."))
+    return "\n".join(lines) + "\n"
+
+
+# ------------------------------------------------------------------------------------------------- running
+
+
+def run_ablation(path: Path, overrides: Sequence[str] = ()) -> Path:
+    """Trains and measures every case with every seed; goes on where it stopped.
+
+    Returns:
+        The output folder: `records/CASE-SEED.json`, `summary.json`, `table.md` and `figures/`.
+
+    Raises:
+        ConfigError: this configuration, or a case's, cannot be used; one line that names the key.
+    """
+    config = load_section(AblationConfig, path, list(overrides))
+    runs = {(case, seed): _training(config, path, case, seed) for seed in config.seeds for case in config.cases}
+    records = [_record(config, case, seed, training) for (case, seed), training in runs.items()]
+    reference = next(iter(config.cases))
+    summary = summarize(records, reference)
+    _write(config.output / "summary.json", json.dumps(summary, indent=1))
+    _write(config.output / "table.md", markdown_table(summary, len(config.seeds)))
+    draw_figures(config, records)
+    return config.output
+
+
+def _training(config: AblationConfig, path: Path, case: str, seed: int) -> DiffusionConfig:
+    folder = config.output / "runs" / f"{case}-{seed}"
+    own = [f"output={json.dumps(str(folder))}", f"seed={seed}"]
+    try:
+        training = load_config(path.parent / config.base, [*config.cases[case], *own])
+    except ConfigError as error:
+        raise ConfigError(f"{path}: cases.{case}: {error}") from error
+    if not isinstance(training, DiffusionConfig):
+        raise ConfigError(f"{path}: base: {config.base} is no configuration of task diffusion")
+    return training
+
+
+def _record(config: AblationConfig, case: str, seed: int, training: DiffusionConfig) -> Record:
+    """The finished record if there is one of the same settings, else a new one."""
+    from ..training.trainer import Trainer
+
+    file = config.output / "records" / f"{case}-{seed}.json"
+    settings = _fingerprint(config, training)
+    if file.exists():
+        saved = json.loads(file.read_text())
+        if saved.pop("settings") == settings:
+            return _from_json(saved)
+    model = Trainer(training).run()
+    record = measure(config, training, case, model)
+    _write(file, json.dumps({"settings": settings, **asdict(record)}, indent=1))
+    return record
+
+
+def _fingerprint(config: AblationConfig, training: DiffusionConfig) -> str:
+    measured = config.model_dump(mode="json", include={"crops", "metrics", "steps"})
+    text = json.dumps([measured, training.model_dump(mode="json")], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _from_json(saved: dict[str, Any]) -> Record:
+    """JSON has no integer keys and no tuples."""
+    return Record(saved["case"], saved["seed"], saved["quality"], saved["awareness"],
+                  [(images, loss) for images, loss in saved["curve"]],
+                  {int(steps): scores for steps, scores in saved["by_steps"].items()})
+
+
+def _write(path: Path, text: str) -> None:
+    """At once, so that a stopped run leaves no half of a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def measure(config: AblationConfig, training: DiffusionConfig, case: str, model: Path) -> Record:
+    """Everything that the table and the figures need to know of one trained model.
+
+    The tokens of the crop with the most instances are kept in `features/CASE-SEED.npz`, for Figure 1.
+    """
+    from ..pipeline import InstanceRSRPipeline
+    from . import probing
+
+    pipeline = InstanceRSRPipeline.from_pretrained(model)
+    metrics, missing = load_metrics(config.metrics)
+    if missing:  # a mean over other metrics would be another Quality
+        raise ConfigError("metrics: " + "; ".join(f"{name}: {reason}" for name, reason in missing.items()))
+    crops = list(probing.held_out_crops(training, config.crops))
+
+    def sampled(steps: int) -> list[probing.Samples]:
+        layer = training.alignment.layer
+        return [probing.sample_crops(pipeline, batch, steps, layer, seed) for seed, batch in enumerate(crops)]
+
+    samples = sampled(training.sampler.steps)
+    by_steps = {steps: probing.quality(sampled(steps), metrics) for steps in _steps_of(config, case)}
+    record = Record(case, training.seed, probing.quality(samples, metrics), probing.awareness(samples),
+                    _validation_curve(training.output), by_steps)
+    richest = max(probing.patch_features(samples), key=lambda p: len(np.unique(p.ids[p.ids > 0])))
+    folder = config.output / "features"
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / f"{record.file}.npz", tokens=richest.tokens, ids=richest.ids)
+    return record
+
+
+def _steps_of(config: AblationConfig, case: str) -> list[int]:
+    return config.steps if case == next(iter(config.cases)) else []
+
+
+def _validation_curve(run: Path) -> list[tuple[int, float]]:
+    """(images, Eq. 4 on the photo's half) pairs of the run's validations; a resumed run's later ones count."""
+    lines = [json.loads(line) for line in (run / "validation.jsonl").read_text().splitlines()]
+    return sorted({line["images"]: line["noise_mse"] for line in lines}.items())
+
+
+# ------------------------------------------------------------------------------------------------ figures
+
+
+def draw_figures(config: AblationConfig, records: Sequence[Record]) -> list[Path]:
+    """Figures 1, 4a, 4b and 4c, each where the configuration has the runs it shows."""
+    folder, files = config.output / "figures", []
+    reference = next(iter(config.cases))
+    first = {r.case: r for r in records if r.seed == config.seeds[0]}
+    features = {case: np.load(config.output / "features" / f"{r.file}.npz") for case, r in first.items()}
+    shown = {case: PatchFeatures(f["tokens"], f["ids"]) for case, f in list(features.items())[:3]}
+    files += tsne_figure(shown, folder / "figure1-tsne")
+    base = {r.seed: r.quality for r in records if r.case == reference}
+    if config.layers:
+        rows = {layer: [relative_quality(r.quality, base[r.seed]) for r in records if r.case == case]
+                for case, layer in config.layers.items()}
+        files += curve_figure({"": _series(rows)}, "aligned layer", "quality", folder / "figure4a-layers")
+    if config.steps:
+        rows = {steps: [relative_quality(r.by_steps[steps], r.quality) for r in records if r.case == reference]
+                for steps in config.steps}
+        files += curve_figure({"": _series(rows)}, "sampling steps", "quality", folder / "figure4b-steps", True)
+    curves = {case: _series({images: [dict(r.curve)[images] for r in records if r.case == case]
+                             for images, _ in first[case].curve}) for case in list(config.cases)[:2]}
+    return files + curve_figure(curves, "images seen", "validation loss (Eq. 4)", folder / "figure4c-progress")
+
+
+def _series(rows: Mapping[int, Sequence[float]]) -> Series:
+    """x -> values over the seeds, as a curve with its 95 % band; no band for a single seed."""
+    means, lows, highs = zip(*(t_interval(values) for _, values in sorted(rows.items())), strict=True)
+    return Series(sorted(rows), list(means), list(np.where(np.isnan(lows), means, lows)),
+                  list(np.where(np.isnan(highs), means, highs)))

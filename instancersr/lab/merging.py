@@ -1,0 +1,90 @@
+"""One model out of several of one ancestry: a sum of their weights.
+
+Means of runs that began from the same weights are often better than each of them (Wortsman et al., 2022, "Model
+soups", arXiv:2203.05482); differences of weights can be added as well (Ilharco et al., 2023, "Editing models with task
+arithmetic", arXiv:2212.04089).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from instancersr.errors import UserError
+
+if TYPE_CHECKING:
+    from .pipeline import InstanceRSRPipeline
+
+MERGED = ("restoration", "transformer", "controlnet", "detail_decoder")
+"""What is summed. The autoencoder defines the latents, so it must be one and the same; a map decoder has to be fitted
+to what came out, and until then the first model's is kept."""
+
+
+def merge(models: Sequence[tuple[str, float]], output: str | os.PathLike) -> None:
+    """Writes the pipeline whose weights are the models' weights, each times its share, added up.
+
+    Args:
+        models: what `InstanceRSRPipeline.from_pretrained` takes, and the share; shares may be negative, their sum is 1.
+            Settings, scheduler and map decoder are the first's.
+        output: a folder that does not exist yet.
+
+    Raises:
+        UserError: shares do not sum to 1, the models differ in a network's shape or in the autoencoder, or `output`
+            exists.
+        OSError: a model cannot be read.
+    """
+    from .pipeline import InstanceRSRPipeline  # training adds weights up without it
+
+    output, total = Path(output), math.fsum(share for _, share in models)
+    if output.exists():
+        raise UserError(f"{output}: exists already; give the merged model another folder")
+    if not math.isclose(total, 1, abs_tol=1e-6):
+        raise UserError(f"the shares sum to {total:g}; they must sum to 1, or the networks would be scaled")
+    merged = InstanceRSRPipeline.from_pretrained(models[0][0])
+    sums: dict[str, dict[str, Tensor]] = {part: {} for part in MERGED}
+    for name, share in models:
+        model = InstanceRSRPipeline.from_pretrained(name)
+        _check_kin(merged, model, name)
+        for part, weights in sums.items():
+            add_weights(weights, getattr(model, part), share)
+    for part, weights in sums.items():
+        if weights:
+            getattr(merged, part).load_state_dict(weights)
+    _save(merged, output)
+
+
+def add_weights(total: dict[str, Tensor], network: nn.Module | None, share: float) -> None:
+    """Adds a network's weights, times its share, to a sum by their names, which may be empty yet; None adds nothing."""
+    for key, weight in (network.state_dict() if network is not None else {}).items():
+        total[key] = total[key].add_(weight.to(total[key]), alpha=share) if key in total else share * weight
+
+
+def shapes(network: nn.Module | None) -> dict[str, torch.Size]:
+    """Those of its weights, by their names; networks of other shapes cannot be added up."""
+    return {key: weight.shape for key, weight in (network.state_dict() if network is not None else {}).items()}
+
+
+def _check_kin(first: InstanceRSRPipeline, other: InstanceRSRPipeline, name: str) -> None:
+    """Raises a UserError that names the other model if its weights cannot be added to the first's."""
+    ours, theirs = first.autoencoder, other.autoencoder
+    if shapes(ours) != shapes(theirs) or not all(map(torch.equal, ours.state_dict().values(),
+                                                     theirs.state_dict().values())):
+        raise UserError(f"{name}: its autoencoder is not the first model's, so its latents mean something else")
+    for part in MERGED:
+        if shapes(getattr(first, part)) != shapes(getattr(other, part)):
+            raise UserError(f"{name}: its {part} has not the shape of the first model's")
+
+
+def _save(pipeline: InstanceRSRPipeline, output: Path) -> None:
+    """Saves to a folder beside it first, so that no half-written model is left."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as folder:
+        pipeline.save_pretrained(Path(folder, "model"))
+        Path(folder, "model").rename(output)

@@ -1,0 +1,386 @@
+"""`instancersr train`: one loop for every task, which stops anywhere and goes on to the same trajectory."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ..data.dataset import (
+    BatchNumbers,
+    CachedPhotos,
+    CropDataset,
+    DataError,
+    PhotoCache,
+    PhotoSource,
+    WholePhotos,
+    build_cache,
+    find_sources,
+)
+from ..data.stream import ShardIndex, ShardPhotos, build_index, shard_sources, stored_shapes
+from .checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint
+from .config import AnyTrainConfig, ConfigError, DiffusionConfig, MapConfig, load_config
+from .display import Display
+from .instance_map import MapObjective
+from .objectives import AutoencoderObjective, DiffusionObjective, Objective, RestorationObjective
+from .processes import Processes, Terms, gradient_sync, local_parameters, shard, whole_state
+from .randomness import Draws
+from .record import record_start
+
+SAMPLE_BATCH = 16
+"""Validation crops that are evaluated at once."""
+RESIDUAL_CROPS = 256
+"""Crops on which the preconditioning's deviations are measured."""
+
+
+def train_from_config(path: Path, overrides: list[str] | None = None) -> Path:
+    """Trains what the configuration says, from the run's last checkpoint if there is one.
+
+    Returns:
+        The folder with the averaged weights, as `from_pretrained` reads them.
+
+    Raises:
+        ConfigError: the configuration or what it points to cannot be used; one line that names the key.
+    """
+    config = load_config(path, overrides or [])
+    try:
+        return Trainer(config).run()
+    except DataError as error:
+        raise ConfigError(f"data.photos: {error}") from error
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 products are faster than fp32 ones there: emulated, they are several times slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+class Trainer:
+    """One run: data, model, optimizer, checkpoints and display, in this process and its siblings."""
+
+    def __init__(self, config: AnyTrainConfig):
+        self.config = config
+        self.processes = Processes(config.device)
+        self.device = self.processes.device
+        self._check()
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        with self.processes.main_first():
+            self.photos = self._open_photos()
+        self.objective = self._build_objective()
+        if isinstance(self.objective, DiffusionObjective):
+            self.objective.to(self.device)
+        if not list_checkpoints(config.output):
+            self._begin()
+        self.precision = self._precision()
+        self.state, self.terms = self._distribute()
+        self.stopped_by: int | None = None
+
+    def run(self) -> Path:
+        """Trains to the end, or to the signal that ends it; returns the exported folder."""
+        output = self.config.output
+        output.mkdir(parents=True, exist_ok=True)
+        checkpoints = list_checkpoints(output)
+        if checkpoints:
+            self._resume(checkpoints[-1])
+        if self.processes.is_main:
+            record_start(self.config, self.processes, self.state.images)
+        with Display(output, self.config.images, self.state.images, self.processes.is_main,
+                     self.config.log.wandb) as display, self._signals():
+            self._loop(display)
+        return self._export()
+
+    # ----------------------------------------------------------------------------- beginning, going on
+
+    def _check(self) -> None:
+        """What only the machine and the data can say of a configuration, before anything large is built."""
+        config = self.config
+        if config.batch % self.processes.count:
+            raise ConfigError(f"batch: {config.batch} images do not divide among {self.processes.count} processes")
+        if config.data.stored and not isinstance(config, DiffusionConfig):
+            raise ConfigError("data.stored: latents and teacher features are for task diffusion")
+        if isinstance(config, DiffusionConfig) and config.data.stored:
+            check_stored(config)
+
+    def _open_photos(self) -> PhotoCache | ShardIndex:
+        data = self.config.data
+        if data.stream:
+            return build_index(shard_sources(data.photos), data.cache)
+        return build_cache(find_sources(data.photos), data.cache, data.crop)
+
+    def _build_objective(self) -> Objective:
+        kinds = {"autoencoder": AutoencoderObjective, "restoration": RestorationObjective,
+                 "diffusion": DiffusionObjective, "map": MapObjective}
+        return kinds[self.config.task](self.config)
+
+    def _begin(self) -> None:
+        """What is done once, before the first step; every process comes to the same result."""
+        if isinstance(self.objective, AutoencoderObjective):
+            self.objective.model.fit(b["hr"] * 2 - 1 for b in self._batches(0, self.config.images, shared=False))
+        elif isinstance(self.objective, MapObjective):
+            self.objective.fit(self._batches(0, self.config.images, shared=False))
+        elif (isinstance(self.objective, DiffusionObjective) and self.config.init is None
+              and self.config.transformer.prediction == "residual"):
+            if "restoration" in self.objective.model:
+                self.objective.model["restoration"].to(self.device)
+            self.objective.measure_residual([self._to_device(b)
+                                             for b in self._batches(0, RESIDUAL_CROPS, shared=False)])
+
+    def _distribute(self) -> tuple[TrainState, nn.Module]:
+        """Puts model and average where they are trained; returns them with their optimizer, and what computes terms."""
+        model, settings = self.objective.model, self.config.optimizer
+        average = copy.deepcopy(model).requires_grad_(False)
+        sharded = self.config.sharded and self.processes.count > 1
+        self.whole = copy.deepcopy(average) if sharded and self.processes.is_main else None
+        if sharded:
+            shard(Terms(self.objective, average), self.device)
+        else:
+            model.to(self.device, memory_format=torch.channels_last)
+            average.to(self.device, memory_format=torch.channels_last)
+        terms = self.processes.wrap(Terms(self.objective, model), sharded, self.precision)
+        optimizer = torch.optim.AdamW(self._parameter_groups(model), settings.lr, settings.betas,
+                                      weight_decay=settings.weight_decay, fused=self.device.type in ("cpu", "cuda"))
+        return TrainState(model, average, optimizer), terms
+
+    def _parameter_groups(self, model: nn.Module) -> list[dict]:
+        if isinstance(self.objective, DiffusionObjective):
+            groups = self.objective.parameter_groups(model)
+        else:
+            groups = [{"params": [p for p in model.parameters() if p.requires_grad], "lr_scale": 1.0}]
+        # the block transform alone has nothing to train, but an optimizer must have something
+        return [group for group in groups if group["params"]] or [
+            {"params": [nn.Parameter(torch.zeros(1))], "lr_scale": 1.0}]
+
+    def _resume(self, checkpoint: Path) -> None:
+        try:
+            load_checkpoint(checkpoint, self.state)
+        except ValueError as error:
+            raise ConfigError(f"output: {error}") from error
+        notes = json.loads((checkpoint / "state.json").read_text())
+        if notes.get("residual_std"):
+            for model in filter(None, (self.state.model, self.state.ema, self.whole)):
+                model["transformer"].register_to_config(residual_std=notes["residual_std"])
+
+    def _save(self) -> None:
+        notes = {"config": self.config.model_dump(mode="json")}
+        if isinstance(self.objective, DiffusionObjective):
+            notes["residual_std"] = self.state.model["transformer"].config.residual_std
+        save_checkpoint(self.config.output, self.state, notes, self.config.log.keep, self.processes)
+
+    def _export(self) -> Path:
+        folder, average = self.config.output / "model", self._whole_average()
+        if average is not None:
+            self.objective.export(average, folder)
+        self.processes.wait()
+        return folder
+
+    def _whole_average(self) -> nn.Module | None:
+        """The averaged model in the main process, None in the others. All must call it."""
+        if self.config.sharded and self.processes.count > 1:
+            tensors = whole_state(self.state.ema)
+            if self.whole is not None:
+                self.whole.load_state_dict(tensors)
+            return self.whole
+        return self.state.ema if self.processes.is_main else None
+
+    # -------------------------------------------------------------------------------------- the loop
+
+    def _loop(self, display: Display) -> None:
+        config, state = self.config, self.state
+        if not any(p.requires_grad for p in state.model.parameters()):
+            return  # the block transform alone, or the map decoder: fitting it was all
+        if config.compile:
+            compile_networks(state.model)
+        for batch in self._batches(state.images, config.images):
+            terms, stops = self._step(self._to_device(batch))
+            before, state.images = state.images, state.images + config.batch
+            display.step(state.images, terms, state.optimizer.param_groups[0]["lr"])
+            if self._passed(config.log.sample_images, before):
+                self._look(display)
+            if stops or state.images >= config.images or self._passed(config.log.checkpoint_images, before):
+                self._save()
+            if stops:
+                raise KeyboardInterrupt(f"checkpoint saved at {state.images} images; the same command goes on")
+
+    def _step(self, batch: dict[str, Tensor]) -> tuple[dict[str, float], bool]:
+        """One step of the optimizer: its mean loss terms over all processes, and whether one was told to stop."""
+        config, state = self.config, self.state
+        for group in state.optimizer.param_groups:
+            group["lr"] = group["lr_scale"] * self._learning_rate()
+        state.optimizer.zero_grad(set_to_none=True)
+        progress = min(state.images / config.images, 1.0)
+        sums: dict[str, Tensor] = {}
+        for part, draws, share, last in self._parts(self._with_means(batch)):
+            with gradient_sync(self.terms, last):
+                with self._autocast():
+                    terms = self.terms(part, draws, progress)
+                loss = torch.stack([term.float() for term in terms.values()]).sum()
+                (share * loss).backward()
+            for name, term in {"loss": loss, **terms}.items():
+                sums[name] = sums.get(name, 0.0) + share * term.detach()
+        nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.clip)
+        state.optimizer.step()
+        self._average()
+        stop = torch.tensor(float(self.stopped_by is not None), device=self.device)
+        means = self.processes.mean({**sums, "stop": stop})
+        shown = dict(zip(means, torch.stack([m.float() for m in means.values()]).tolist(), strict=True))
+        return shown, shown.pop("stop") > 0
+
+    def _with_means(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch with what `Objective.counts` asks for."""
+        counts = self.objective.counts(batch)
+        means = self.processes.mean({name: count.mean() for name, count in counts.items()})
+        return batch | {name: mean.to(self.device).expand(len(batch["hr"])) for name, mean in means.items()}
+
+    def _parts(self, batch: dict[str, Tensor]) -> Iterator[tuple[dict[str, Tensor], Draws, float, bool]]:
+        """The batch in parts that fit into memory: each with its draws, its share, and whether it is the last."""
+        count, images = len(batch["hr"]), self.state.images
+        size = self.config.micro_batch or count
+        first = images + self.processes.number * count
+        for start in range(0, count, size):
+            part = {name: value[start : start + size] for name, value in batch.items()}
+            end = min(start + size, count)
+            draws = Draws(self.config.seed, range(first + start, first + end), images)
+            yield part, draws, (end - start) / count, end == count
+
+    def _learning_rate(self) -> float:
+        settings, images = self.config.optimizer, self.state.images
+        warm = min(1.0, (images + self.config.batch) / max(settings.warmup_images, 1))
+        if settings.decay == "constant" or images < settings.warmup_images:
+            return settings.lr * warm
+        progress = (images - settings.warmup_images) / max(self.config.images - settings.warmup_images, 1)
+        return settings.lr * (0.02 + 0.98 * (1 + math.cos(math.pi * min(progress, 1))) / 2)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        batch = self.config.batch
+        # short at first: the average of a run's beginning is worth nothing
+        horizon = min(self.config.optimizer.ema_images, (self.state.images + batch) / 10)
+        torch._foreach_lerp_(local_parameters(self.state.ema), local_parameters(self.state.model),
+                             min(1.0, batch / horizon))
+
+    def _passed(self, interval: int, before: int) -> bool:
+        return self.state.images // interval > before // interval
+
+    # -------------------------------------------------------------------------------- data and looks
+
+    def _dataset(self, held_out: bool) -> CropDataset:
+        data = self.config.data
+        return CropDataset(self._source(held_out), data.crop, data.presets, self.config.seed,
+                           self.objective.needs_masks, data.downscale_prob, data.max_offset, data.lightness,
+                           data.downscale_max, data.truth_blur, data.truth_sharpen, data.twin_prob)
+
+    def _source(self, held_out: bool) -> PhotoSource:
+        data, config = self.config.data, self.config
+        if isinstance(self.photos, ShardIndex):
+            return ShardPhotos(self.photos, held_out, data.crop, config.seed, data.stored)
+        if isinstance(config, MapConfig) and config.whole:
+            return WholePhotos(self.photos, held_out, data.crop, data.keys, config.whole)
+        return CachedPhotos(self.photos, held_out, data.crop, data.keys)
+
+    def _batches(self, start: int, stop: int, shared: bool = True) -> Iterator[dict[str, Tensor]]:
+        """The steps' batches; of each, this process' share, or all of it if it is not `shared` among them."""
+        place = (self.processes.number, self.processes.count) if shared else (0, 1)
+        workers = self.config.data.workers
+        return iter(DataLoader(
+            self._dataset(held_out=False), batch_sampler=BatchNumbers(start, stop, self.config.batch, *place),
+            num_workers=workers, worker_init_fn=_prepare_worker, prefetch_factor=4 if workers else None,
+            multiprocessing_context="fork" if workers else None))
+
+    def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+
+    def _look(self, display: Display) -> None:
+        """Scores and pictures of the averaged weights on held-out photos, always the same crops."""
+        average = self._whole_average()
+        if average is not None:
+            average.to(self.device)
+            self._validate(average, display)
+        self.processes.wait()
+
+    @torch.no_grad()
+    def _validate(self, average: nn.Module, display: Display) -> None:
+        try:
+            dataset, count = self._dataset(held_out=True), self.config.log.validation_crops
+        except DataError as error:  # a handful of photos may leave none to hold out
+            display.console.print(f"no validation: {error}", soft_wrap=True)
+            return
+        totals: dict[str, float] = {}
+        rows: list[Tensor] = []
+        for number, cpu_batch in enumerate(DataLoader(dataset, SAMPLE_BATCH, sampler=range(count))):
+            batch = self._to_device(cpu_batch)
+            size = len(batch["hr"])
+            images = range(number * SAMPLE_BATCH, number * SAMPLE_BATCH + size)
+            with self._autocast():
+                scores = self.objective.validate(average, batch, Draws(0, images))
+                if not rows:
+                    some = {name: value[:8] for name, value in batch.items()}
+                    rows = self.objective.pictures(average, some, Draws(0, images[:8]))
+            for name, value in scores.items():
+                totals[name] = totals.get(name, 0.0) + value.item() * size / count
+        display.look(self.state.images, totals, rows)
+
+    def _precision(self) -> torch.dtype:
+        wanted = self.config.precision
+        if wanted == "auto":
+            wanted = "bf16" if has_fast_bf16(self.device) else "fp32"
+        return torch.bfloat16 if wanted == "bf16" else torch.float32
+
+    def _autocast(self):
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.precision)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C end the run after the step at hand, with a checkpoint."""
+        def stop(number: int, _frame: object) -> None:
+            self.stopped_by = number
+
+        previous = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def check_stored(config: DiffusionConfig) -> None:
+    """Whether the tensors stored in the shards are those that the configuration trains on.
+
+    Raises:
+        DataError: there are none.
+        ConfigError: they are of another size; names the key.
+    """
+    shapes, data, alignment = stored_shapes(config.data.photos), config.data, config.alignment
+    tokens = (data.crop // (8 * config.transformer.patch_size)) ** 2
+    if "latent" in shapes and shapes["latent"][-1] * 8 != data.crop:
+        raise ConfigError(f"data.crop: {data.crop}, but the stored latents are of {shapes['latent'][-1] * 8} pixels")
+    aligned = alignment.teacher is not None and alignment.weight
+    if aligned and "teacher" in shapes and shapes["teacher"][0] != tokens:
+        raise ConfigError(f"alignment.teacher: the stored features are of {shapes['teacher'][0]} patches, "
+                          f"data.crop={data.crop} has {tokens} tokens")
+
+
+def compile_networks(model: nn.Module) -> None:
+    """Transformers block by block, as equal blocks share one compilation; other networks whole."""
+    for part in model.values() if isinstance(model, nn.ModuleDict) else [model]:
+        for network in getattr(part, "blocks", None) or [part]:
+            network.compile()
+
+
+def _prepare_worker(_number: int) -> None:
+    torch.set_num_threads(1)
+    # Ctrl-C and many schedulers signal the whole process group; workers must live until the last step is saved.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

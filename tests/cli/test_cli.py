@@ -1,0 +1,467 @@
+"""The command, run for real on a tiny random model: what it writes, refuses, and in how many lines."""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+from typer.testing import CliRunner
+
+from instancersr.cli.app import app
+
+
+@pytest.fixture
+def upscale(tiny_model, tmp_path, monkeypatch):
+    """Run ``instancersr upscale`` in tmp_path -> (exit code, lines of stdout, lines of stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, model=tiny_model):
+        arguments = ["upscale", *map(str, arguments), "--model", str(model), "--steps", "1"]
+        result = CliRunner().invoke(app, arguments)
+        assert "Traceback" not in result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        assert not list(tmp_path.rglob("*.part")), "an unfinished file was left"
+        return result.exit_code, result.stdout.splitlines(), result.stderr.splitlines()
+
+    return run
+
+
+def picture(width: int = 20, height: int = 16, channels: int = 3, seed: int = 0) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (height, width, channels), np.uint8))
+
+
+def save(path: str, **options) -> Path:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    picture(seed=len(path)).save(path, **options)
+    return Path(path)
+
+
+def written(folder=".") -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file())
+
+
+# --------------------------------------------------------------------------------------------- the command
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys\n"
+        "sys.argv = ['instancersr', '--help']\n"
+        "from instancersr.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'diffusers', 'numpy', 'PIL', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "upscale" in result.stdout and "doctor" in result.stdout and "train" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["upscale", "train", "doctor"])
+def test_help_of_each_command_ends_with_an_example(command):
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0 and f"Example:  instancersr {command}" in result.output
+
+
+def test_version():
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0 and result.output.startswith("instancersr")
+
+
+# ------------------------------------------------------------------------------------------- what it writes
+
+
+def test_a_picture_goes_beside_its_input(upscale):
+    save("photo.jpg")
+    code, out, err = upscale("photo.jpg")
+    assert code == 0 and err == ["1 done"]
+    assert len(out) == 1 and out[0].startswith("photo.jpg -> photo_x4.png (20x16 -> 80x64, ")
+    assert written() == ["photo.jpg", "photo_x4.png"]
+    assert Image.open("photo_x4.png").size == (80, 64)
+
+
+def test_the_suffix_follows_the_scale(upscale):
+    save("a.png")
+    for scale, name, size in ((2, "a_x2.png", (40, 32)), (2.5, "a_x2.5.png", (50, 40))):
+        assert upscale("a.png", "--scale", scale)[0] == 0
+        assert Image.open(name).size == size
+
+
+def test_a_folder_keeps_its_sub_folders(upscale):
+    for name in ("in/a.png", "in/sub/deep/b.png", "in/sub/写真.webp"):
+        save(name)
+    Path("in/notes.txt").write_text("not a picture")
+    assert upscale("in", "-o", "out")[0] == 0
+    assert written("out") == ["a_x4.png", "sub/deep/b_x4.png", "sub/写真_x4.png"]
+
+
+def test_a_second_run_over_a_folder_leaves_the_first_results_alone(upscale):
+    save("in/a.png")
+    assert upscale("in", "--instances")[0] == 0
+    first = written("in")
+    assert first == ["a.png", "a_instances.json", "a_instances.png", "a_x4.png"]
+    code, _, err = upscale("in", "--instances")
+    assert code == 1 and "exists" in err[0] and err[-1] == "0 done, 1 failed"
+    assert upscale("in", "--instances", "--overwrite")[0] == 0
+    assert written("in") == first
+    assert upscale("in", "-o", "in/out")[0] == 0
+    assert upscale("in", "-o", "in/out", "--overwrite")[0] == 0
+    assert "in/out/out" not in {p.as_posix() for p in Path("in").rglob("*")}
+
+
+def test_a_named_file_and_its_format(upscale):
+    save("a.png")
+    assert upscale("a.png", "-o", "deep/new/sharp.webp", "--instances")[0] == 0
+    assert written("deep") == ["new/sharp.webp", "new/sharp_instances.json", "new/sharp_instances.png"]
+    assert upscale("a.png", "--format", "JPG")[0] == 0
+    assert Image.open("a_x4.jpg").format == "JPEG"
+
+
+def test_same_seed_same_file_in_any_batch_and_another_seed_another(upscale):
+    save("a.png")
+    save("bb.png")
+    upscale("a.png", "-o", "one")
+    upscale("bb.png", "a.png", "-o", "two")
+    upscale("a.png", "-o", "three", "--seed", "7", "--fidelity", "0")
+    one, two, three = (Path(folder, "a_x4.png").read_bytes() for folder in ("one", "two", "three"))
+    assert one == two != three
+
+
+def test_options_reach_the_pipeline(upscale, tiny_model):
+    import torch
+
+    from instancersr.images.reading import read_image
+    from instancersr.lab.pipeline import InstanceRSRPipeline
+
+    save("a.png")
+    options = {"seed": 5, "fidelity": 0.25, "start-from": "lr", "color-fix": "adain", "tile": 16, "scale": 3,
+               "threads": torch.get_num_threads(), "device": "cpu"}
+    code, _, err = upscale("a.png", *(word for key, value in options.items() for word in (f"--{key}", value)))
+    assert code == 0, err
+    pipe = InstanceRSRPipeline.from_pretrained(tiny_model)
+    expected = pipe(read_image("a.png").rgb, scale=3, num_inference_steps=1, fidelity=0.25, start_from="lr",
+                    color_fix="adain", tile=16, generator=torch.Generator().manual_seed(5))
+    np.testing.assert_array_equal(np.array(Image.open("a_x3.png")), np.array(expected.images[0]))
+
+
+def test_instances_are_one_colour_each(upscale, tiny_model):
+    import torch
+
+    from instancersr.lab.pipeline import InstanceRSRPipeline
+
+    path = save("a.png")
+    assert upscale(path, "--instances", "--seed", 3)[0] == 0
+    colors = np.array(Image.open("a_instances.png"))
+    pipe = InstanceRSRPipeline.from_pretrained(tiny_model)
+    generator = torch.Generator().manual_seed(3)
+    ids = pipe(Image.open(path), num_inference_steps=1, generator=generator).instances[0]
+    assert colors.shape == (*ids.shape, 3)
+    pairs = np.unique(np.dstack([ids, colors]).reshape(-1, 4), axis=0)
+    assert len(pairs) == len(np.unique(ids)) == len(np.unique(pairs[:, 1:], axis=0))
+
+
+def test_objects_are_listed_with_their_places(upscale):
+    save("a.png")
+    assert upscale("a.png", "--instances")[0] == 0
+    listed = json.loads(Path("a_instances.json").read_text())
+    colors = np.array(Image.open("a_instances.png"))
+    assert listed and len(listed) == len(np.unique(colors[colors.any(2)], axis=0))
+    for entry in listed:
+        (x, y), = entry["point_coords"]
+        assert (colors == colors[y, x]).all(2).sum() == entry["area"]
+
+
+def test_edits_of_objects_reach_the_pipeline(upscale, tiny_model):
+    from instancersr.edits import Edit
+    from instancersr.images.reading import read_image
+    from instancersr.lab.pipeline import InstanceRSRPipeline
+
+    save("a.png")
+    pipe = InstanceRSRPipeline.from_pretrained(tiny_model)
+    small, large = np.zeros((16, 20), bool), np.zeros((64, 80), bool)
+    small[2:6, 3:9] = large[40:60, 50:70] = True
+    Image.fromarray(small).save("small.png")
+    Image.fromarray(large).save("large=1.png")
+    ids = pipe(read_image("a.png").rgb, num_inference_steps=1).instances[0]
+    code, _, err = upscale("a.png", "--strength", 0.8, "--instance", f"{ids[0, 0]}=0.3", "--instance", "70,60=0",
+                           "--instance", "large=1.png=0.5", "--resample", "small.png", "--resample", "5,60",
+                           "--seed", 12)
+    assert code == 0, err
+    edits = [Edit(small.repeat(4, 0).repeat(4, 1), seed=12), Edit((5, 60), seed=12), Edit(int(ids[0, 0]), strength=0.3),
+             Edit((70, 60), strength=0), Edit(large, strength=0.5)]
+    expected = pipe(read_image("a.png").rgb, num_inference_steps=1, strength=0.8, edits=edits)
+    np.testing.assert_array_equal(np.array(Image.open("a_x4.png")), np.array(expected.images[0]))
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), [
+    (["--instance", "7"], 2, "is not"), (["--instance", "7=2"], 2, "is not"), (["--instance", "=0.5"], 2, "is not"),
+    (["--instance", "7=x"], 2, "is not"), (["--resample", "7"], 2, "--seed"),
+    (["--instance", "99999=0.5"], 1, "a.png: object 99999: not in the instance map"),
+    (["--instance", "80,0=0.5"], 1, "a.png: point 80,0: outside the output of 80x64"),
+    (["--instance", "no.png=0.5"], 1, "no.png: no such file"),
+    (["--instance", "odd.png=0.5"], 1, "this mask is 30x30; it must be as large as the input, 20x16"),
+    (["b.png", "--instance", "7=0.5"], 2, "for a single picture; here are 2"),
+])  # fmt: skip
+def test_edits_that_cannot_be_are_named(upscale, arguments, code, message):
+    save("a.png")
+    save("b.png")
+    picture(30, 30).save("odd.png")
+    before = written()
+    done, out, err = upscale("a.png", *arguments)
+    assert done == code and out == [] and any(message in line for line in err)
+    assert written() == before
+
+
+def test_colour_table_has_no_colour_twice():
+    from instancersr.batch.jobs import id_colors
+
+    table = id_colors(50_000)
+    assert table.shape == (50_001, 3) and not table[0].any()
+    assert len(np.unique(table, axis=0)) == len(table)
+    steps = np.linalg.norm(np.diff(table[:100].astype(int), axis=0), axis=1)
+    assert steps.min() > 50
+
+
+def test_profile_exif_and_orientation_survive(upscale):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "Camera maker"
+    save("a.jpg", exif=exif, icc_profile=profile)
+    for format in ("png", "jpg", "webp"):
+        assert upscale("a.jpg", "--format", format)[0] == 0
+        result = Image.open(f"a_x4.{format}")
+        assert result.size == (64, 80)  # upright
+        assert result.info["icc_profile"] == profile
+        assert result.getexif()[0x010F] == "Camera maker" and result.getexif()[0x0112] == 1
+
+
+def test_alpha_is_enlarged_and_kept(upscale):
+    rgba = picture(channels=4)
+    rgba.save("a.png")
+    assert upscale("a.png")[0] == 0
+    alpha = Image.open("a_x4.png").getchannel("A")
+    assert alpha.tobytes() == rgba.getchannel("A").resize((80, 64), Image.Resampling.LANCZOS).tobytes()
+    code, _, err = upscale("a.png", "--format", "jpg")
+    assert code == 0 and "no transparency" in err[0] and err[-1] == "1 done"
+
+
+def test_kinds_of_pictures(upscale):
+    os.mkdir("in")
+    rgb = picture()
+    rgb.convert("L").save("in/grey.png")
+    rgb.convert("LA").save("in/grey_alpha.png")
+    rgb.quantize(8).save("in/palette.png")
+    rgb.convert("CMYK").save("in/cmyk.jpg")
+    rgb.save("in/b.bmp")
+    rgb.save("in/t.tiff")
+    Image.fromarray(np.arange(320, dtype=np.uint16).reshape(16, 20) * 200).save("in/deep.png")
+    code, out, err = upscale("in", "-o", "out")
+    assert code == 0 and len(out) == 7 and err == ["7 done"]
+
+
+# ------------------------------------------------------------------------------------------ what it refuses
+
+
+def huge_header() -> bytes:
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+
+
+def make_bad(kind: str) -> Path:
+    path = Path({"text": "text.jpg", "missing": "missing.png"}.get(kind, f"{kind}.png"))
+    if kind == "text":
+        path.write_text("this is no picture\n" * 30)
+    elif kind == "truncated":
+        picture(64, 64).save(path)
+        path.write_bytes(path.read_bytes()[:4000])
+    elif kind == "empty":
+        path.touch()
+    elif kind == "huge":
+        path.write_bytes(huge_header())
+    elif kind == "small":
+        picture(15, 15).save(path)
+    elif kind == "folder":
+        path.mkdir()
+    return path
+
+
+BAD = ["text", "truncated", "empty", "missing", "huge", "small", "folder"]
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_file_is_one_line_and_the_others_are_done(upscale, kind):
+    bad = make_bad(kind)
+    save("first.jpg")
+    save("last.jpg")
+    before = written()
+    code, out, err = upscale("first.jpg", bad, "last.jpg")
+    assert code == 1
+    assert len(out) == 2
+    assert len(err) == 2 and err[0].startswith(f"error: {bad}: ") and err[1] == "2 done, 1 failed"
+    assert written() == sorted([*before, "first_x4.png", "last_x4.png"])
+
+
+def test_all_bad_files_of_a_batch_without_loading_a_model(upscale):
+    paths = [make_bad(kind) for kind in BAD]
+    before = written()
+    code, out, err = upscale(*paths, model="no-such-model")
+    assert code == 1 and not out and len(err) == len(BAD) + 1 and err[-1] == f"0 done, {len(BAD)} failed"
+    assert written() == before
+
+
+def test_a_hostile_file_name_stays_one_line(upscale):
+    code, _, err = upscale("two\nlines\x1b[31m.png")
+    assert code == 1 and len(err) == 2 and err[0].startswith("error: two\\nlines\\x1b[31m.png: no such file")
+
+
+def test_existing_results_and_inputs_are_not_overwritten(upscale):
+    save("a.png")
+    save("b.png")
+    Path("a_x4.png").write_text("precious")
+    code, _, err = upscale("a.png", "b.png")
+    assert code == 1 and "a_x4.png exists, use --overwrite" in err[0] and err[1] == "1 done, 1 failed"
+    assert Path("a_x4.png").read_text() == "precious"
+    assert upscale("a.png", "--overwrite")[0] == 0
+    original = Path("b.png").read_bytes()
+    code, _, err = upscale("b.png", "-o", "b.png", "--overwrite")
+    assert code == 1 and "is an input and is never overwritten" in err[0]
+    assert Path("b.png").read_bytes() == original
+
+
+def test_two_inputs_with_one_result(upscale):
+    save("a.png")
+    save("a.jpg")
+    code, _, err = upscale("a.png", "a.jpg")
+    assert code == 1 and err == ["error: a.jpg: a_x4.png is the result of a.png already; rename one of them",
+                                 "1 done, 1 failed"]
+
+
+def test_unwritable_outputs(upscale):
+    save("a.png")
+    Path("file").write_text("")
+    Path("folder_x4.png").mkdir()
+    save("folder.png")
+    code, _, err = upscale("a.png", "-o", "file/sub/b.png")
+    assert code == 1 and len(err) == 2 and "a.png" in err[0]
+    code, _, err = upscale("folder.png")
+    assert code == 1 and len(err) == 2 and "is a folder" in err[0]
+    assert written() == ["a.png", "file", "folder.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_closed_folder(upscale):
+    save("in/a.png")
+    Path("in").chmod(0o500)
+    code, _, err = upscale("in/a.png")
+    assert code == 1 and "no permission" in err[0]
+
+
+def test_a_result_too_large_for_its_format_is_refused_before_the_work(upscale):
+    picture(4100, 16).save("a.png")
+    code, _, err = upscale("a.png", "--format", "webp", model="no-such-model")
+    assert code == 1 and "16400x64 is beyond the 16383 pixels of WEBP" in err[0]
+
+
+def test_a_missing_model_is_one_line(upscale):
+    save("a.png")
+    os.mkdir("empty")
+    code, out, err = upscale("a.png", model="empty")
+    assert code == 2 and not out
+    assert len(err) == 1 and err[0].startswith("error: cannot load the model empty: ")
+    assert written() == ["a.png"]
+
+
+@pytest.mark.parametrize("arguments", [
+    [], ["a.png", "--scale", "0.5"], ["a.png", "--fidelity", "1.5"], ["a.png", "--steps", "0"],
+    ["a.png", "--start-from", "x"], ["a.png", "--color-fix", "x"], ["a.png", "--format", "gif"],
+    ["a.png", "--tile", "8"], ["a.png", "--device", "tpu"], ["a.png", "-o", "b.gif"], ["a.png", "--no-such"],
+    ["a.png", "b.png", "-o", "one.png"], ["a.png", "-o", "file"],
+])  # fmt: skip
+def test_usage_errors_have_exit_code_2(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    result = CliRunner().invoke(app, ["upscale", *arguments])
+    assert result.exit_code == 2 and "Traceback" not in result.output and result.stderr
+    assert written() == ["file"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_ends_quietly_with_130_and_no_partial_output(tiny_model, tmp_path):
+    picture(16, 16).save(tmp_path / "first.png")
+    picture(16, 6000).save(tmp_path / "long.png")
+    command = [sys.executable, "-m", "instancersr", "upscale", "first.png", "long.png", "--tile", "16",
+               "--steps", "20", "--model", str(tiny_model)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    # a job in a script's background ignores SIGINT, and so would the processes that it starts
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    while not (tmp_path / "first_x4.png").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines() == ["interrupted: 1 done"]
+    assert written(tmp_path) == ["first.png", "first_x4.png", "long.png"]
+
+
+# ---------------------------------------------------------------------------------------------------- train
+
+
+def test_train_turns_a_bad_configuration_into_one_line(tmp_path):
+    (tmp_path / "bad.yaml").write_text("no_such_key: 1\n")
+    for path in (tmp_path / "bad.yaml", tmp_path / "missing.yaml"):
+        result = CliRunner().invoke(app, ["train", str(path)])
+        assert result.exit_code == 2 and "Traceback" not in result.output
+        assert len(result.stderr.splitlines()) == 1 and result.stderr.startswith("error: ")
+
+
+# ---------------------------------------------------------------------------------------- pipes and programs
+
+
+def pipe(tiny_model, given: bytes, *arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "instancersr", "upscale", *arguments, "--model", str(tiny_model), "--steps", "1"]
+    return subprocess.run(command, input=given, capture_output=True, timeout=120, cwd=Path(__file__).parents[2])
+
+
+def test_a_picture_goes_through_a_pipe(tiny_model, upscale):
+    source = save("a.png")
+    assert upscale(source)[0] == 0
+    done = pipe(tiny_model, source.read_bytes(), "-", "-o", "-")
+    assert done.returncode == 0 and done.stdout == Path("a_x4.png").read_bytes()
+    assert done.stderr.splitlines() == [b"1 done"]
+
+
+def test_a_pipe_without_a_picture_is_one_line(tiny_model, tmp_path):
+    done = pipe(tiny_model, b"no picture", "-", "-o", "-")
+    assert done.returncode == 1 and done.stdout == b"" and b"Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 2  # what is wrong with it, and the sum
+
+
+@pytest.mark.parametrize("arguments,message", [
+    (["-"], "needs an --output"), (["-", "a.png", "-o", "out"], "takes one picture"),
+    (["-", "-o", "-", "--json"], "leave out --json")])
+def test_a_pipe_that_cannot_work_is_named(upscale, arguments, message):
+    code, out, errors = upscale(*arguments)
+    assert code == 2 and out == [] and len(errors) == 1 and message in errors[0]
+
+
+def test_json_has_a_record_for_every_picture_the_bad_one_too(upscale):
+    save("in/a.png")
+    Path("in/b.jpg").write_text("no picture")
+    code, out, errors = upscale("in", "-o", "out", "--json", "--instances", "--seed", 5)
+    good, bad = map(json.loads, out)
+    assert code == 1 and good["seed"] == bad["seed"] == 5
+    assert good["error"] is None and good["seconds"] > 0 and good["input_size"] == [20, 16]
+    assert Image.open(good["output"]).size == tuple(good["output_size"]) and Path(good["instances"]).exists()
+    assert bad["output"] is None and "b.jpg" in bad["error"] and errors == ["1 done, 1 failed"]

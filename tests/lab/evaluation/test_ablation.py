@@ -1,0 +1,135 @@
+"""The ablation's three quantities on records whose answers can be worked out by hand, and a small one for real."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+
+from instancersr.lab.evaluation.ablation import (
+    AblationConfig,
+    Record,
+    efficiency,
+    markdown_table,
+    relative_quality,
+    run_ablation,
+    summarize,
+    t_interval,
+)
+from instancersr.lab.pipeline import InstanceRSRPipeline
+from instancersr.lab.training.config import ConfigError, load_config, load_section
+
+FALLING = [(1000, 1.0), (2000, 0.5), (3000, 0.4)]
+
+
+def test_quality_counts_lpips_the_other_way():
+    reference = {"psnr": 25.0, "lpips": 0.3}
+    assert relative_quality(reference, reference) == 1
+    assert relative_quality({"psnr": 25.0, "lpips": 0.6}, reference) == pytest.approx((1 + 0.5) / 2)
+    assert relative_quality({"psnr": 30.0, "lpips": 0.3}, reference) == pytest.approx((1.2 + 1) / 2)
+
+
+def test_efficiency_of_a_case_that_case_0_overtakes_half_way():
+    # it ends at .75, which case 0 reaches between 1,000 (1.0) and 2,000 images (.5): at 1,500
+    assert efficiency([(3000, 0.75)], FALLING) == pytest.approx(1500 / 3000)
+
+
+def test_efficiency_of_the_reference_is_one_and_of_a_better_case_at_least_one():
+    assert efficiency(FALLING, FALLING) == 1
+    assert efficiency([(2000, 0.3)], FALLING) == pytest.approx(3000 / 2000)
+
+
+def test_t_interval_is_students():
+    # two values: t(.975, 1) = 12.706 and the standard error is half their distance
+    mean, low, high = t_interval([1.0, 3.0])
+    assert (mean, high - mean, mean - low) == pytest.approx((2, 12.7062, 12.7062), rel=1e-4)
+    assert all(math.isnan(bound) for bound in t_interval([1.0])[1:])
+
+
+def record(case: str, seed: int, psnr: float, awareness: float) -> Record:
+    return Record(case, seed, {"psnr": psnr}, {"awareness": awareness}, FALLING, {})
+
+
+def test_summary_compares_within_a_seed():
+    records = [record("default", 0, 20.0, 0.6), record("default", 1, 40.0, 0.8),
+               record("other", 0, 10.0, 0.5), record("other", 1, 20.0, 0.5)]
+    summary = summarize(records, "default")
+    assert summary["default"]["quality"] == pytest.approx((1, 1, 1))
+    assert summary["other"]["quality"] == pytest.approx((0.5, 0.5, 0.5))  # half in each seed, so no spread
+    assert summary["other"]["awareness"] == pytest.approx((0.5, 0.5, 0.5))
+    assert summary["default"]["awareness"][0] == pytest.approx(0.7)
+    table = markdown_table(summary, 2)
+    assert "| other | 0.500 (0.500 to 0.500) | 1.000" in table
+
+
+@pytest.fixture(scope="module")
+def mini(photo_folder, tiny_model, tmp_path_factory) -> Path:
+    """An ablation of minutes on two cores, here of seconds: three cases, one seed."""
+    folder = tmp_path_factory.mktemp("ablation")
+    base = {"task": "diffusion", "output": "unused", "images": 16, "batch": 4, "device": "cpu", "precision": "fp32",
+            "autoencoder": str(tiny_model / "autoencoder"), "restoration": str(tiny_model / "restoration"),
+            "transformer": {"width": 32, "depth": 2, "heads": 2, "control_depth": 1},
+            "alignment": {"layer": 1}, "sampler": {"steps": 2},
+            "data": {"photos": str(photo_folder), "cache": str(folder / "cache"), "crop": 64, "workers": 0},
+            "optimizer": {"lr": 1.0e-3, "warmup_images": 0},
+            "log": {"checkpoint_images": 8, "sample_images": 8, "validation_crops": 4}}
+    (folder / "base.yaml").write_text(yaml.safe_dump(base))
+    config = {"base": "base.yaml", "output": str(folder / "out"), "seeds": [0], "crops": 16, "metrics": ["psnr"],
+              "cases": {"default": [], "no-mask": ["mask_modelling=false"], "layer-2": ["alignment.layer=2"]},
+              "steps": [1, 3], "layers": {"default": 1, "layer-2": 2}}
+    (folder / "mini.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return folder / "mini.yaml"
+
+
+@pytest.fixture(scope="module")
+def finished(mini) -> Path:
+    pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'instancersr[eval]'")
+    return run_ablation(mini)
+
+
+def test_the_shipped_ablation_is_valid():
+    path = Path(__file__).parents[3] / "configs" / "ablations" / "mini.yaml"
+    config = load_section(AblationConfig, path)
+    for overrides in config.cases.values():
+        load_config(path.parent / config.base, overrides)
+
+
+def test_ablation_from_training_to_table_and_figures(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    assert list(summary) == ["default", "no-mask", "layer-2"]
+    assert summary["default"]["quality"][0] == summary["default"]["efficiency"][0] == 1
+    for row in summary.values():
+        assert 0 < row["awareness"][0] < 1 and 0 < row["quality"][0] < 10
+    record = json.loads((finished / "records" / "default-0.json").read_text())
+    assert [images for images, _ in record["curve"]] == [8, 16] and set(record["by_steps"]) == {"1", "3"}
+    drawn = {path.name for path in (finished / "figures").iterdir()}
+    assert drawn == {f"figure{name}.{kind}" for name in ("1-tsne", "4a-layers", "4b-steps", "4c-progress")
+                     for kind in ("png", "svg")}
+
+
+def test_without_mask_modelling_the_map_is_ignored(finished):
+    pipeline = InstanceRSRPipeline.from_pretrained(finished / "runs" / "no-mask-0" / "model")
+    weight = pipeline.transformer.x_embedder.proj.weight
+    half = weight.shape[1] // 2
+    assert weight[:, half:].abs().max() == 0 < weight[:, :half].abs().max()
+
+
+def test_a_second_run_trains_and_measures_nothing(finished, mini, monkeypatch):
+    from instancersr.lab.training.trainer import Trainer
+
+    before = (finished / "table.md").read_text()
+    monkeypatch.setattr(Trainer, "run", lambda self: pytest.fail("trained again"))
+    run_ablation(mini)
+    assert (finished / "table.md").read_text() == before
+
+
+@pytest.mark.parametrize(("override", "named"), [
+    ("crop=3", "crop: unknown key"),
+    ("metrics=[psrn]", "metrics: .*'psrn' is unknown"),
+    ("cases.no-mask=[mask_modeling=false]", "cases.no-mask: .*mask_modeling: unknown key"),
+    ("base=nowhere.yaml", "nowhere.yaml: cannot be read"),
+])  # fmt: skip
+def test_a_bad_configuration_names_the_key_before_anything_is_trained(mini, override, named):
+    with pytest.raises(ConfigError, match=named):
+        run_ablation(mini, [override])

@@ -1,0 +1,126 @@
+"""Several processes on this machine's CPU (gloo): the same training as one, and checkpoints for any number of them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import Dinov2Config, Dinov2Model
+
+from instancersr.lab.method.models import BlockAutoencoder, RestorationNetwork
+from instancersr.lab.pipeline import InstanceRSRPipeline
+from instancersr.lab.training.checkpoint import list_checkpoints
+from instancersr.lab.training.trainer import train_from_config
+
+STEPS = 20
+BATCH = 4
+
+
+def losses_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "losses.jsonl").read_text().splitlines()]
+
+
+def launch(processes: int, configs: list[Path], *overrides: str) -> str:
+    """`instancersr train` under torchrun, one configuration after the other."""
+    printed = ""
+    for config in configs:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
+                   "-m", "instancersr", "train", str(config), *overrides]
+        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, timeout=300)
+        printed += done.stdout
+        if done.returncode:
+            raise AssertionError(printed[-6000:])
+    return printed
+
+
+@pytest.fixture(scope="module")
+def config(photo_folder, tmp_path_factory) -> dict:
+    """A small diffusion run with all three losses. The scale of its instances differs from photo to photo."""
+    folder = tmp_path_factory.mktemp("parts")
+    torch.manual_seed(0)
+    BlockAutoencoder(8).save_pretrained(folder / "autoencoder")
+    RestorationNetwork(8, 1).save_pretrained(folder / "restoration")
+    Dinov2Model(Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=56,
+                             patch_size=14)).save_pretrained(folder / "teacher")
+    return {"task": "diffusion", "images": STEPS * BATCH, "batch": BATCH, "device": "cpu", "precision": "fp32",
+            "threads": 1, "autoencoder": str(folder / "autoencoder"), "restoration": str(folder / "restoration"),
+            "transformer": {"width": 32, "depth": 2, "heads": 2, "control_depth": 1},
+            "alignment": {"layer": 1, "teacher": str(folder / "teacher")},
+            "optimizer": {"lr": 2e-3, "warmup_images": 0, "ema_images": 20},
+            "data": {"photos": str(photo_folder), "cache": str(folder / "cache"), "crop": 64, "workers": 0},
+            "log": {"checkpoint_images": STEPS * BATCH // 2, "keep": 5, "sample_images": STEPS * BATCH,
+                    "validation_crops": 2}}
+
+
+def write(folder: Path, config: dict, name: str, **values) -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({**config, "output": str(folder / name), **values}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(config, tmp_path_factory) -> Path:
+    """One process; two with a copy each, which accumulate gradients; two that share one sharded model."""
+    folder = tmp_path_factory.mktemp("runs")
+    train_from_config(write(folder, config, "one"))
+    launch(2, [write(folder, config, "copies", micro_batch=1), write(folder, config, "shards", sharded=True)])
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["copies", "shards"])
+def test_two_processes_have_the_losses_of_one(runs, kind):
+    expected, found = losses_of(runs / "one"), losses_of(runs / kind)
+    assert [line["images"] for line in found] == [BATCH * (n + 1) for n in range(STEPS)]
+    for a, b in zip(expected, found, strict=True):
+        assert b == pytest.approx(a, abs=1e-4)
+    assert abs(expected[0]["loss"] - expected[-1]["loss"]) > 0.02  # there was something to follow
+
+
+@pytest.mark.parametrize("kind", ["copies", "shards"])
+def test_two_processes_export_the_model_of_one(runs, kind):
+    a, b = (InstanceRSRPipeline.from_pretrained(runs / run / "model") for run in ("one", kind))
+    for name in ("transformer", "controlnet"):
+        for p, q in zip(getattr(a, name).parameters(), getattr(b, name).parameters(), strict=True):
+            torch.testing.assert_close(p, q, atol=1e-4, rtol=1e-3)
+    looks = [json.loads((runs / run / "validation.jsonl").read_text()) for run in ("one", kind)]
+    assert looks[1] == pytest.approx(looks[0], rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "processes"), [("copies", 1), ("shards", 1), ("shards", 4)])
+def test_a_checkpoint_of_two_processes_goes_on_with_another_number(runs, config, tmp_path, kind, processes):
+    half = list_checkpoints(runs / kind)[0]
+    assert half.name.endswith(str(STEPS * BATCH // 2))
+    shutil.copytree(half, tmp_path / "again" / half.name)
+    path = write(tmp_path, config, "again", sharded=processes > 1)
+    if processes == 1:
+        train_from_config(path)
+    else:
+        launch(processes, [path])
+    expected, found = losses_of(runs / "one")[STEPS // 2 :], losses_of(tmp_path / "again")
+    assert len(found) == STEPS // 2
+    for a, b in zip(expected, found, strict=True):
+        assert b == pytest.approx(a, abs=1e-4)
+
+
+def test_sharded_checkpoint_has_a_part_from_each_process(runs):
+    parts = {path.name.split("_")[2] for path in list_checkpoints(runs / "shards")[-1].glob("*.distcp")}
+    assert parts == {"0", "1"}
+
+
+def test_run_is_recorded_once_with_what_made_it(runs, config):
+    (start,) = json.loads((runs / "shards/run.json").read_text())["starts"]
+    assert start["machine"]["processes"] == 2 and start["images"] == 0
+    assert start["config"]["seed"] == 0 and start["config"]["alignment"]["layer"] == 1
+    assert torch.__version__.startswith(start["packages"]["torch"])
+
+
+def test_batch_that_does_not_divide_is_one_line(config, tmp_path):
+    path = write(tmp_path, {**config, "autoencoder": "nowhere"}, "odd", batch=3)  # found before any model is built
+    with pytest.raises(AssertionError, match="batch: 3 images do not divide among 2 processes"):
+        launch(2, [path])

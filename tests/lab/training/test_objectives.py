@@ -1,0 +1,255 @@
+"""The diffusion objective on a pretrained backbone and autoencoder, small and random, in the hub's layout."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DiTTransformer2DModel
+
+from instancersr.lab.method.models import RestorationNetwork
+from instancersr.lab.pipeline import InstanceRSRPipeline
+from instancersr.lab.training.config import ConfigError, DiffusionConfig, RestorationConfig
+from instancersr.lab.training.objectives import DiffusionObjective, RestorationObjective
+from instancersr.lab.training.randomness import Draws
+
+SIZES = {"width": 32, "depth": 3, "heads": 2, "control_depth": 2, "prediction": "noise", "num_classes": 10,
+         "learned_variance": True}
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("hub")
+    torch.manual_seed(0)
+    DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=8, num_layers=3,
+                          sample_size=8, patch_size=2, num_embeds_ada_norm=10).save_pretrained(folder / "dit")
+    AutoencoderKL(down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
+                  block_out_channels=[8] * 4, norm_num_groups=4, latent_channels=4,
+                  scaling_factor=0.18215).save_pretrained(folder / "vae")
+    return {"backbone": str(folder / "dit"), "autoencoder": str(folder / "vae")}
+
+
+def objective(hub: dict[str, str], backbone: dict | None = None, **values) -> DiffusionObjective:
+    settings = {"task": "diffusion", "output": "unused", "images": 8, "batch": 2, "autoencoder": hub["autoencoder"],
+                "backbone": {"pretrained": hub["backbone"], **(backbone or {})}, "transformer": SIZES,
+                "alignment": {"layer": 2}, "data": {"photos": "unused", "crop": 64}, "terminal_prob": 0.0,
+                "schedule": {"rescale_betas_zero_snr": False}, **values}
+    return DiffusionObjective(DiffusionConfig(**settings))
+
+
+def batch() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.ones(2, 64, 64, dtype=torch.int32)
+    ids[:, :, 32:] = 2
+    return {"hr": torch.rand(2, 3, 64, 64, generator=generator), "lr": torch.rand(2, 3, 16, 16, generator=generator),
+            "ids": ids, "instance_map": torch.rand(2, 3, 64, 64, generator=generator),
+            "scale_targets": torch.ones(2, 64, 64), "token_offset": torch.zeros(2, 2, dtype=torch.long)}
+
+
+def terms(task: DiffusionObjective, progress: float = 0.0) -> dict[str, torch.Tensor]:
+    return task.terms(task.model, batch(), Draws(1, range(2)), progress)
+
+
+def test_pretrained_backbone_is_what_training_begins_from(hub):
+    task = objective(hub)
+    stock = DiTTransformer2DModel.from_pretrained(hub["backbone"]).state_dict()
+    assert torch.equal(task.model["transformer"].blocks[1].mlp.fc1.weight,
+                       stock["transformer_blocks.1.ff.net.0.proj.weight"])
+    assert len(task.model["controlnet"].blocks) == 2
+    total = sum(terms(task).values())
+    total.backward()
+    assert torch.isfinite(total) and task.model["transformer"].x_embedder.proj.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("trained", "blocks"), [(None, {0, 1, 2}), (1, {2}), (0, set())])
+def test_as_many_blocks_are_trained_as_asked_for(hub, trained, blocks):
+    task = objective(hub, {"trained_blocks": trained, "lr_scale": 0.1})
+    transformer = task.model["transformer"]
+    assert {n for n, block in enumerate(transformer.blocks) if block.attn.qkv.weight.requires_grad} == blocks
+    assert transformer.x_embedder.proj.weight.requires_grad and transformer.final_layer.linear.weight.requires_grad
+    backbone, others = task.parameter_groups(task.model)
+    assert (backbone["lr_scale"], others["lr_scale"]) == (0.1, 1.0)
+    in_groups = {id(p) for group in (backbone, others) for p in group["params"]}
+    assert in_groups == {id(p) for p in task.model.parameters() if p.requires_grad}
+
+
+def test_gradient_checkpointing_changes_no_gradient(hub):
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        task = objective(hub, gradient_checkpointing=checkpointing)
+        sum(terms(task).values()).backward()
+        gradients.append([p.grad for p in task.model.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        assert (plain is None and checkpointed is None) or torch.allclose(plain, checkpointed, atol=1e-6)
+
+
+def test_sizes_that_are_not_the_backbones_name_the_key(hub):
+    with pytest.raises(ConfigError, match="transformer: depth is 2 here, 3 in"):
+        objective(hub, transformer=SIZES | {"depth": 2})
+
+
+def test_a_missing_autoencoder_or_backbone_names_the_key(hub, tmp_path):
+    with pytest.raises(ConfigError, match="^autoencoder: .*config.json is missing"):
+        objective(hub | {"autoencoder": str(tmp_path)})
+    with pytest.raises(ConfigError, match="^backbone.pretrained: .*hf download"):
+        objective(hub | {"backbone": str(tmp_path)})
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    ({"backbone": {"trained_blocks": 4}}, "trained_blocks 4 is more than depth 3"),
+    ({"backbone": {"pretrained": "x"}, "init": "y"}, "exclude each other"),
+    ({"backbone": {"pretrained": "x"}, "transformer": {"prediction": "residual"}}, "prediction=noise"),
+    ({"schedule": {}}, "rescale_betas_zero_snr=false"),
+    ({"sampler": {"decoder_tokens": True}}, "decoder_tokens is for a detail decoder; set decoder_blocks"),
+    ({"sampler": {"decoder_tokens": True, "decoder_blocks": 1}, "restoration": "unused",
+      "transformer": SIZES | {"patch_size": 4}}, "set transformer.patch_size=2"),
+])  # fmt: skip
+def test_contradictions_are_found_before_anything_is_loaded(values, message):
+    base = {"task": "diffusion", "output": "unused", "images": 8, "autoencoder": "unused", "transformer": SIZES,
+            "alignment": {"layer": 2}, "data": {"photos": "unused", "crop": 64}}
+    with pytest.raises(ValueError, match=message):
+        DiffusionConfig(**(base | values))
+
+
+def test_a_photo_without_masks_teaches_nothing_about_the_map(hub):
+    task = objective(hub, sampler={"weight": 1.0, "steps": 1})
+    first = {name: value[:1] for name, value in batch().items()}
+    alone = task.terms(task.model, first, Draws(1, range(1)), 0.0)
+    unknown = batch()
+    unknown["ids"][1], unknown["instance_map"][1] = 0, 0
+    both = task.terms(task.model, unknown, Draws(1, range(2)), 0.0)
+    for name in ("map", "denoise_m"):
+        torch.testing.assert_close(both[name], alone[name])
+        assert not torch.isclose(terms(task)[name], alone[name])  # where both are known, both count
+    assert not torch.isclose(both["pixel"], alone["pixel"])
+    means = {name: count.mean().expand(1) for name, count in task.counts(unknown).items()}
+    parts = [task.terms(task.model, {name: value[n : n + 1] for name, value in unknown.items()} | means,
+                        Draws(1, range(n, n + 1)), 0.0) for n in range(2)]  # as with micro_batch, or two processes
+    unknown["ids"][:] = 0
+    none = task.terms(task.model, unknown, Draws(1, range(2)), 0.0)
+    for name in ("map", "denoise_m"):
+        torch.testing.assert_close(sum(part[name] for part in parts) / 2, both[name])
+        assert none[name] == 0
+
+
+def test_the_detail_decoder_is_trained_with_the_sampler_and_exported(hub, tmp_path):
+    torch.manual_seed(0)
+    RestorationNetwork(8, 1).save_pretrained(tmp_path / "restoration")
+    task = objective(hub, restoration=tmp_path / "restoration", denoising_weight=0.0,
+                     sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "adversarial_weight": 0.1,
+                              "adversarial_channels": 3})
+    assert task.model["discriminator"].layers[0].weight.shape == (3, 3, 3, 3)
+    losses = terms(task)  # at the run's beginning the discriminator learns alone
+    assert set(losses) == {"pixel", "map", "critic"}
+    assert set(terms(task, 0.5)) == {"pixel", "map", "critic", "gan"}
+    sum(losses.values()).backward()
+    assert task.model["detail_decoder"].tail.weight.grad.abs().sum() > 0
+    assert task.model["discriminator"].layers[-1].weight.grad.abs().sum() > 0
+    task.export(task.model, tmp_path / "model")
+    assert InstanceRSRPipeline.from_pretrained(tmp_path / "model").detail_decoder.config.feature_channels == 8
+    with pytest.raises(ValueError, match="sampler.decoder_blocks: .*set restoration"):
+        objective(hub, sampler={"decoder_blocks": 1})
+
+
+def test_a_decoder_alone_is_trained_where_the_transformer_is_held(hub, tmp_path):
+    RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path)
+    task = objective(hub, restoration=tmp_path, denoising_weight=0.0,
+                     sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "decoder_only": True,
+                              "pattern_weight": 2.0})
+    trained = {name.split(".")[0] for name, weight in task.model.named_parameters() if weight.requires_grad}
+    assert trained == {"detail_decoder"}
+    found = terms(task)
+    sum(found.values()).backward()
+    assert "pattern" in found and task.model["detail_decoder"].tail.weight.grad.abs().sum() > 0
+
+
+def test_the_networks_around_a_held_transformer_are_trained_together(hub, tmp_path):
+    """Stage 8. The restoration network hears of the photo through the decoder, which sees its features."""
+    RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path)
+    task = objective(hub, restoration=tmp_path, denoising_weight=0.0,
+                     sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "decoder_only": True,
+                              "release_restoration": True, "map_weight": 0.0})
+    trained = {name.split(".")[0] for name, weight in task.model.named_parameters() if weight.requires_grad}
+    assert trained == {"detail_decoder", "restoration"}
+    torch.nn.init.normal_(task.model["detail_decoder"].tail.weight)  # as if it had begun to draw
+    terms(task)["pixel"].backward()
+    for part in trained:
+        assert task.model[part].head.weight.grad.abs().sum() > 0
+
+
+def test_behind_a_detail_decoder_the_restored_photo_hears_of_nothing_but_its_own_error(hub, tmp_path):
+    """It is the faithful end of the fidelity scale: what pleases the judges of the finished photo is not its matter."""
+    RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path)
+    task = objective(hub, restoration=tmp_path, denoising_weight=0.0,
+                     sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "release_restoration": True})
+    tail = task.model["restoration"].tail.weight
+    found = terms(task)
+    (found["pixel"] + found["map"]).backward(retain_graph=True)
+    assert tail.grad is None
+    found["restored"].backward()
+    assert tail.grad.abs().sum() > 0
+
+
+def test_a_decoder_that_sees_tokens_teaches_the_transformer_through_them(hub, tmp_path):
+    """And it goes on from a decoder that saw none, whose picture it begins with."""
+    torch.manual_seed(0)
+    RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path / "restoration")
+    sampler = {"weight": 1.0, "steps": 2, "decoder_blocks": 1}
+    task = objective(hub, restoration=tmp_path / "restoration", denoising_weight=0.0, sampler=sampler)
+    torch.nn.init.normal_(task.model["detail_decoder"].tail.weight, std=0.1)
+    before = terms(task)["pixel"]
+    task.export(task.model, tmp_path / "model")
+    task = objective(hub, {"pretrained": None}, restoration=tmp_path / "restoration", denoising_weight=0.0,
+                     init=tmp_path / "model",
+                     sampler=sampler | {"decoder_tokens": True, "decoder_skip": True, "release_restoration": "tail"})
+    torch.testing.assert_close(terms(task)["pixel"], before)
+    decoder, last = task.model["detail_decoder"], task.model["transformer"].blocks[-1].mlp.fc2
+    torch.nn.init.normal_(decoder.token_proj.weight)
+    task.model["transformer"].final_layer.linear.requires_grad_(False).weight.zero_()  # the way through the latents
+    terms(task)["pixel"].backward()
+    assert last.weight.grad.abs().sum() > 0 and decoder.skip.weight.grad.abs().sum() > 0
+    assert task.sample(task.model, batch(), Draws(1, range(2)), 2)[0].shape == batch()["hr"].shape
+
+
+def test_of_a_restoration_network_whose_tail_is_released_the_features_stay(hub, tmp_path):
+    RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path)
+    task = objective(hub, restoration=tmp_path, denoising_weight=0.0,
+                     sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "release_restoration": "tail"})
+    trained = {name for name, weight in task.model["restoration"].named_parameters() if weight.requires_grad}
+    assert trained == {"tail.weight", "tail.bias"}
+    terms(task)["restored"].backward()
+    assert task.model["restoration"].tail.weight.grad.abs().sum() > 0
+
+
+def restoration(**values) -> RestorationObjective:
+    return RestorationObjective(RestorationConfig(**{
+        "task": "restoration", "output": "unused", "images": 8, "channels": 8, "blocks": 3,
+        "data": {"photos": "unused"}, **values}))
+
+
+def test_what_is_merged_is_half_way_between_the_trained_weights_and_those_of_a_shallower_network(tmp_path):
+    torch.manual_seed(0)
+    RestorationNetwork(8, 2).save_pretrained(tmp_path / "begun")
+    task = restoration(init=tmp_path / "begun", merge=tmp_path / "begun")
+    with torch.no_grad():
+        for weight in task.model.parameters():
+            weight += 0.5
+    task.export(task.model, tmp_path / "model")
+    begun, saved = (RestorationNetwork.from_pretrained(tmp_path / name) for name in ("begun", "model"))
+    assert saved.config.blocks == 3
+    torch.testing.assert_close(saved.head.weight, begun.head.weight + 0.25)
+    torch.testing.assert_close(saved.body[2].conv2.weight, torch.full_like(saved.body[2].conv2.weight, 0.25))
+
+
+def test_networks_of_one_size_are_merged_wherever_they_lie(tmp_path):
+    torch.manual_seed(0)
+    for name in ("one", "other"):
+        RestorationNetwork(8, 3).save_pretrained(tmp_path / name)
+    task = restoration(init=tmp_path / "one", merge=tmp_path / "other")
+    task.export(task.model, tmp_path / "model")
+    one, other, saved = (RestorationNetwork.from_pretrained(tmp_path / name) for name in ("one", "other", "model"))
+    torch.testing.assert_close(saved.head.weight, (one.head.weight + other.head.weight) / 2)
+
+
+def test_networks_of_other_widths_cannot_be_merged(tmp_path):
+    RestorationNetwork(4, 2).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="merge: .* holds a network of another size"):
+        restoration(merge=tmp_path)

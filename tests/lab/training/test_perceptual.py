@@ -1,0 +1,131 @@
+"""The terms on texture: how rough a feature is, not where its peaks lie, and no pattern of the network's own."""
+
+import math
+
+import pytest
+import torch
+
+from instancersr.lab.training.config import ConfigError, PerceptualConfig
+from instancersr.lab.training.objectives import perceptual_loss
+from instancersr.lab.training.perceptual import fine_bands, random_window, repeated_pattern, texture_distance, turn
+
+
+def noise(seed: int, deviation: float, size: int = 32) -> torch.Tensor:
+    return 1 + deviation * torch.randn(2, 6, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_same_features_are_at_no_distance():
+    assert texture_distance([noise(0, 1.0)], [noise(0, 1.0)]) == 0
+
+
+def test_the_distance_is_the_logarithm_of_the_ratio_of_deviations_both_ways():
+    for ours, theirs in ((0.5, 1.0), (1.0, 0.5)):
+        distance = texture_distance([noise(0, ours, 64)], [noise(0, theirs, 64)])
+        assert distance.item() == pytest.approx(math.log(2), abs=0.05)
+
+
+def test_another_sample_of_a_texture_is_nearer_than_a_smooth_area():
+    truth = [noise(0, 1.0)]
+    assert texture_distance([noise(1, 1.0)], truth) < 0.2 < texture_distance([noise(0, 0.1)], truth)
+
+
+def test_features_that_are_never_there_are_harmless():
+    """Some of VGG's are zero on every photo."""
+    truth, output = noise(0, 1.0), noise(0, 1.0).requires_grad_()
+    truth[:, 0] = 0
+    distance = texture_distance([output * torch.tensor([0.0, 1, 1, 1, 1, 1])[:, None, None]], [truth])
+    distance.backward()
+    assert distance == 0 and torch.isfinite(output.grad).all()
+
+
+def test_a_pattern_of_the_period_costs_its_deviation_and_grain_next_to_nothing():
+    cell = torch.tensor([[1.0, -1.0, 1.0, -1.0]] * 4)
+    pattern = 0.02 * cell.repeat(16, 16).expand(2, 3, 64, 64)
+    grain = 0.02 * torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert repeated_pattern(pattern).item() == pytest.approx(0.02, rel=0.05)
+    assert repeated_pattern(grain) < 0.2 * repeated_pattern(pattern)
+
+
+def test_smooth_differences_are_no_pattern():
+    ramp = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
+    assert repeated_pattern(torch.zeros(1, 3, 64, 64)) == pytest.approx(0, abs=1e-8)
+    assert repeated_pattern(ramp) < 2e-3
+
+
+def test_the_first_band_holds_the_finest_detail_and_a_flat_area_has_none():
+    checks = (torch.arange(32)[:, None] + torch.arange(32)).remainder(2).float().expand(1, 3, 32, 32)
+    finest, next_finest = fine_bands(checks)
+    inside = (..., slice(4, 28), slice(4, 28))
+    assert torch.allclose(finest[inside], checks[inside] - 0.5, atol=1e-6)  # the filter's response at Nyquist is 0
+    assert next_finest[inside].abs().max() < 1e-6
+    assert all(band.abs().max() < 1e-6 for band in fine_bands(torch.full((1, 3, 32, 32), 0.3)))
+
+
+def test_both_bands_have_half_of_a_wave_of_four_pixels():
+    """[1 2 1] / 4 passes cos(w / 2)^2 of a wave, with twice the reach cos(w)^2: a half and nothing at w = pi / 2."""
+    wave = torch.cos(torch.arange(32) * torch.pi / 2).expand(1, 3, 32, 32)
+    inside = (..., slice(4, 28), slice(4, 28))
+    for band in fine_bands(wave):
+        assert torch.allclose(band[inside], wave[inside] / 2, atol=1e-6)
+
+
+def test_windows_are_the_same_place_of_both():
+    picture = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    ours, theirs = random_window(picture, picture + 1, 48, torch.Generator().manual_seed(1))
+    assert ours.shape == (2, 3, 48, 48) and torch.equal(ours + 1, theirs)
+    assert (picture.unfold(2, 48, 1).unfold(3, 48, 1) == ours[:, :, None, None]).all((0, 1, 4, 5)).any()
+
+
+def test_windows_of_bf16_pictures_can_be_shrunk():
+    """Autocast on a CPU gives such pictures, and torch shrinks none."""
+    grey = torch.full((1, 3, 32, 32), 0.5, dtype=torch.bfloat16)
+    for zoom in (1, 2):
+        for window in random_window(grey, grey, 16, torch.Generator().manual_seed(0), zoom):
+            assert window.dtype == torch.float32
+            torch.testing.assert_close(window, torch.full((1, 3, 16, 16), 0.5))
+
+
+def test_zoomed_windows_show_up_to_so_much_more_at_one_size():
+    ramp = torch.arange(64.0).expand(1, 3, 64, 64)  # a pixel's value is its column
+    steps = []
+    for seed in range(40):
+        ours, theirs = random_window(ramp, ramp + 1, 16, torch.Generator().manual_seed(seed), zoom=2)
+        assert ours.shape == (1, 3, 16, 16) and torch.allclose(ours + 1, theirs, atol=1e-4)
+        steps.append((ours[0, 0, 0, 12] - ours[0, 0, 0, 4]).item() / 8)  # columns of the picture to one of the window
+    assert 1 <= min(steps) < 1.15 and 1.85 < max(steps) <= 2 + 1e-4
+
+
+def test_turns_are_the_same_for_both_pictures_and_keep_slopes_and_colours():
+    """Of a plane, any turn or mirror keeps the length of the gradient; each colour has one of its own."""
+    generator = torch.Generator().manual_seed(0)
+    slopes = torch.tensor([1.0, 2.0, 3.0])
+    plane = (slopes[:, None, None] * torch.arange(64)).expand(2, 3, 64, 64) / 64
+    directions, orders = [], set()
+    for _ in range(400):
+        output, truth = turn(plane, plane + 1, generator)
+        assert torch.allclose(output + 1, truth, atol=1e-5)
+        middle = output[0, :, 28:36, 28:36]  # no corner of the square ever comes there
+        down, right = (middle.diff(dim=axis).mean((1, 2)) * 64 for axis in (1, 2))
+        assert torch.allclose(torch.hypot(down, right).sort().values, slopes, atol=1e-3)
+        orders.add(tuple(torch.hypot(down, right).round().int().tolist()))
+        directions.append(math.degrees(math.atan2(down[0], right[0])) % 360)
+    assert len(orders) == 6
+    straight = [round(angle / 90) % 4 for angle in directions if abs((angle + 45) % 90 - 45) < 0.05]
+    assert len(straight) == pytest.approx(200, abs=40)
+    assert all(straight.count(quarter) == pytest.approx(50, abs=25) for quarter in range(4))
+    widest_gap = torch.tensor(sorted(directions)).diff().max()
+    assert widest_gap < 12  # every direction comes up: 200 angles at random leave no gap of twelve degrees
+
+
+def test_lpips_sees_turned_windows_where_the_recipe_says_so():
+    """One window and one difference have one value; turned, many; and no difference still has none."""
+    try:
+        plain, turned = (perceptual_loss(PerceptualConfig(weight=1, turned=turned)) for turned in (False, True))
+    except ConfigError as error:
+        pytest.skip(str(error))
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(1, 3, 64, 64, generator=generator)  # as large as the window
+    stripes = (truth + 0.1 * torch.sin(torch.arange(64.0))).clamp(0, 1)
+    assert len({round(plain(stripes, truth, generator).item(), 5) for _ in range(6)}) == 1
+    assert len({round(turned(stripes, truth, generator).item(), 5) for _ in range(6)}) > 3
+    assert all(turned(truth, truth, generator).item() == pytest.approx(0, abs=1e-6) for _ in range(6))
