@@ -2,77 +2,101 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from functools import lru_cache
+
+import numpy as np
 
 COLOR_FIXES = ("wavelet", "adain", "none")
 
 WAVELET_LEVELS = 5
+CUBIC = -0.75
+"""Keys' a of the bicubic kernel, that of torch and ONNX."""
 
 
-def match_color(output: Tensor, reference: Tensor, method: str = "wavelet") -> Tensor:
+def match_color(output: np.ndarray, reference: np.ndarray, method: str = "wavelet") -> np.ndarray:
     """The output in the reference's colours.
 
     ``adain`` gives each channel the reference's mean and standard deviation (Huang & Belongie, 2017).
     ``wavelet`` keeps the output's detail and takes the base, what is left after five levels of dilated blur,
-    from the enlarged reference, as in StableSR (Wang et al., 2023). Works channel by channel: besides the
-    result, five single-channel float32 pictures at most.
+    from the enlarged reference, as in StableSR (Wang et al., 2023).
 
     Args:
-        output: (B, 3, H, W) in [0, 1].
+        output: (B, 3, H, W) in [0, 1], float32.
         reference: (B, 3, h, w) in [0, 1], the low-resolution photo at its own size.
         method: one of ``COLOR_FIXES``; ``none`` only clamps.
 
     Returns:
-        A new tensor (B, 3, H, W) in [0, 1], of the output's dtype.
+        A new array (B, 3, H, W) in [0, 1].
 
     Raises:
         ValueError: unknown method.
     """
     if method not in COLOR_FIXES:
         raise ValueError(f"color_fix {method!r} is unknown; choose one of {', '.join(COLOR_FIXES)}")
-    result = torch.empty_like(output)
-    for c in range(output.shape[1]):
-        channel, target = output[:, c : c + 1].float(), reference[:, c : c + 1].float()
-        if method == "wavelet":
-            channel = _wavelet(channel, target)
-        elif method == "adain":
-            channel = _adain(channel, target)
-        result[:, c : c + 1] = channel.clamp(0, 1)
-    return result
+    if method == "wavelet":
+        output = output - blur(output) + _enlarged_base(reference, output.shape[-2:])
+    elif method == "adain":
+        output = _adain(output, reference)
+    return np.clip(output, 0, 1)
 
 
-def blur(x: Tensor, levels: int = WAVELET_LEVELS) -> Tensor:
-    """The base of a picture (B, C, H, W): [1 2 1]/4 along both axes at dilations 1, 2, 4...; edges repeat."""
-    for level in range(levels):
-        step = 2**level
-        for padding in ((0, 0, step, step), (step, step, 0, 0)):
-            dim = 2 if padding[2] else 3
-            size = x.shape[dim]
-            padded = F.pad(x, padding, mode="replicate")
-            x = padded.narrow(dim, step, size) * 0.5
-            x.add_(padded.narrow(dim, 0, size), alpha=0.25)
-            x.add_(padded.narrow(dim, 2 * step, size), alpha=0.25)
-    return x
+def blur(x: np.ndarray) -> np.ndarray:
+    """The base of pictures (..., H, W): [1 2 1]/4 along both axes at dilations 1, 2, 4...; edges repeat."""
+    height, width = x.shape[-2:]
+    return _blur_matrix(height) @ x @ _blur_matrix(width).T
 
 
-def _wavelet(x: Tensor, reference: Tensor) -> Tensor:
-    """x - blur(x) + blur(reference), which for a linear blur needs only one: x + blur(reference - x)."""
-    difference = F.interpolate(reference, size=x.shape[-2:], mode="bicubic", align_corners=False)
-    difference.sub_(x)
-    return blur(difference).add_(x)
+def enlarge(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Bicubic enlargement of pictures (..., h, w) to a size (H, W); edges repeat."""
+    return _cubic_matrix(x.shape[-2], size[0]) @ x @ _cubic_matrix(x.shape[-1], size[1]).T
 
 
-def _adain(x: Tensor, reference: Tensor) -> Tensor:
+def _enlarged_base(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """blur(enlarge(x, size)): both are linear along each axis, so the small picture meets their product."""
+    rows, columns = (_base_matrix(old, new) for old, new in zip(x.shape[-2:], size, strict=True))
+    return rows @ x @ columns.T
+
+
+@lru_cache(maxsize=8)
+def _base_matrix(old: int, new: int) -> np.ndarray:
+    return _blur_matrix(new) @ _cubic_matrix(old, new)
+
+
+@lru_cache(maxsize=8)
+def _blur_matrix(size: int) -> np.ndarray:
+    """(size, size): all levels of the blur along an axis, whose edges repeat at each level."""
+    place, total = np.arange(size), np.eye(size)
+    for level in range(WAVELET_LEVELS):
+        matrix = 0.5 * np.eye(size)
+        for step in (-(2**level), 2**level):
+            np.add.at(matrix, (place, np.clip(place + step, 0, size - 1)), 0.25)
+        total = matrix @ total
+    return total.astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _cubic_matrix(old: int, new: int) -> np.ndarray:
+    """(new, old): bicubic interpolation along an axis between the centres of pixels."""
+    matrix = np.zeros((new, old))
+    center = (np.arange(new) + 0.5) * old / new - 0.5
+    first = np.floor(center).astype(int)
+    for tap in range(-1, 3):
+        x = np.abs(center - first - tap)
+        near = ((CUBIC + 2) * x - (CUBIC + 3)) * x**2 + 1
+        far = CUBIC * (((x - 5) * x + 8) * x - 4)
+        np.add.at(matrix, (np.arange(new), np.clip(first + tap, 0, old - 1)), np.where(x <= 1, near, far))
+    return matrix.astype(np.float32)
+
+
+def _adain(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
     mean, std = _moments(x)
     target_mean, target_std = _moments(reference)
     # A flat channel has no contrast to stretch, only rounding noise.
-    gain = torch.where(std > 1e-4, target_std / std.clamp(min=1e-4), torch.ones_like(std))
-    return x.sub(mean).mul_(gain).add_(target_mean)
+    gain = np.where(std > 1e-4, target_std / np.maximum(std, 1e-4), 1)
+    return ((x - mean) * gain + target_mean).astype(np.float32)
 
 
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and population standard deviation over the pixels, each (B, 1, 1, 1)."""
-    std, mean = torch.std_mean(x, dim=(-2, -1), correction=0, keepdim=True)
-    return mean, std
+def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and population standard deviation over the pixels, each (B, C, 1, 1)."""
+    wide = x.astype(np.float64)
+    return wide.mean((-2, -1), keepdims=True), wide.std((-2, -1), keepdims=True)

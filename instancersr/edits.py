@@ -1,8 +1,7 @@
 """A say over each object of a picture that was upscaled: how much is restored, and which are drawn once more.
 
 Here is what an edit means: which pixels it names, how its edges fade, which part of a tile has to be computed again,
-and how the sampler holds what is known. The pipeline applies it. "Native" pixels are four times the LR's, whatever
-the size of the output.
+and how new pixels are put in. The upscaler applies it. Pixels are native ones (see `geometry`) unless said to be LR.
 """
 
 from __future__ import annotations
@@ -13,23 +12,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from scipy import ndimage
-from torch import Tensor
 
+from .geometry import LATENT, LR_LATENT, LR_TOKEN, SCALE, TOKEN
 from .images.reading import ImageError, read_image
-from .lab.method.diffusion import Denoiser, add_noise, noise_scales, prior_mean, sampling_step, sampling_timesteps
 from .tiling import Tile, blend_window
 
 if TYPE_CHECKING:
-    from .lab.pipeline import Settings
+    from .upscaler import Recipe
 
 Target = int | tuple[int, int] | np.ndarray
 
-SCALE = 4
-"""Native pixels along the side of an LR pixel."""
-LATENT, TOKEN = 8, 16
-"""Native pixels along the side of a latent and of a token."""
 FADE = 14
 """Native pixels from an object to where the picture is the old one again, after re-sampling."""
 STRENGTH_FADE = 4
@@ -73,34 +66,31 @@ class Edit:
 class Kept:
     """What an edit needs of an upscale. For each LR pixel about 96 bytes of latents, and 48 for each picture.
 
-    settings: of the call. scale, tile: likewise. second_seed: of the second pass, where the scale needs one.
-    size: (h, w) of the LR photo. lr: the photo (H, W, 3) uint8, padded to whole tokens.
-    tiles, overlap: the plan. latents: z (2C, h / 2, w / 2) of each tile, on the CPU. conditions: z_y (C, h / 2, w / 2)
-        of each. features: of the restoration network (F, h, w), in half precision, if a detail decoder needs them.
-    pictures: fidelity -> (4H, 4W, 3) uint8, for each of the settings' fidelities.
-    ids: (4H, 4W) int32. strengths: (4H, 4W) float32, without soft edges; None: the settings' everywhere.
+    recipe: of the call. size: (h, w) of the LR photo. lr: the photo (H, W, 3) uint8, padded to whole tokens.
+    tiles, overlap: the plan. latents: z (2C, h / 2, w / 2) of each tile. conditions: z_y (C, h / 2, w / 2) of each.
+    features: of the restoration network (F, h, w), in half precision, if a detail decoder needs them.
+    pictures: fidelity -> (4H, 4W, 3) uint8, for each of the recipe's fidelities.
+    ids: (4H, 4W) int32, None if not asked for.
+    strengths: (4H, 4W) float32, without soft edges; None: the recipe's everywhere.
     """
 
-    settings: Settings
-    scale: float
-    tile: int | None
-    second_seed: int
+    recipe: Recipe
     size: tuple[int, int]
     lr: np.ndarray
     tiles: list[Tile]
     overlap: int
-    latents: list[Tensor]
-    conditions: list[Tensor]
-    features: list[Tensor]
+    latents: list[np.ndarray]
+    conditions: list[np.ndarray]
+    features: list[np.ndarray]
     pictures: dict[float, np.ndarray]
-    ids: np.ndarray
+    ids: np.ndarray | None
     strengths: np.ndarray | None = None
 
     def with_strength(self, mask: np.ndarray, strength: float) -> Kept:
         """Another strength where the mask (4H, 4W) is true."""
         strengths = self.strengths
         if strengths is None:
-            strengths = np.full(mask.shape, self.settings.strength, np.float32)
+            strengths = np.full(mask.shape, self.recipe.strength, np.float32)
         return replace(self, strengths=np.where(mask, np.float32(strength), strengths))
 
     def to_native(self, mask: np.ndarray) -> np.ndarray:
@@ -218,9 +208,9 @@ def latent_mask(mask: np.ndarray) -> np.ndarray:
     return (on * 0.5 + ndimage.binary_dilation(on, np.ones((3, 3))) * 0.5).astype(np.float32)
 
 
-def at_latents(weight: np.ndarray) -> Tensor:
+def at_latents(weight: np.ndarray) -> np.ndarray:
     """What native pixels (H, W) have, in the middle of each latent: (H / 8, W / 8)."""
-    return torch.from_numpy(weight[LATENT // 2 :: LATENT, LATENT // 2 :: LATENT].copy())
+    return weight[LATENT // 2 :: LATENT, LATENT // 2 :: LATENT]
 
 
 def soften(strengths: np.ndarray) -> np.ndarray:
@@ -232,22 +222,22 @@ def soften(strengths: np.ndarray) -> np.ndarray:
     return np.clip(smooth, low, ndimage.maximum_filter(strengths, wide, mode="nearest"))
 
 
-def mix_strengths(pictures: dict[float, np.ndarray], settings: Settings, strengths: np.ndarray | None) -> np.ndarray:
+def mix_strengths(pictures: dict[float, np.ndarray], recipe: Recipe, strengths: np.ndarray | None) -> np.ndarray:
     """The picture (H, W, 3) uint8 at these strengths (H, W).
 
     Strength s is fidelity 1 - s (1 - f), f being the call's: a mixture of the pictures at fidelity 1 and f.
     """
-    plain = pictures[settings.shown]
+    plain = pictures[recipe.shown]
     if strengths is None:
         return plain
     soft = soften(strengths)
     picture = plain.copy()
-    closest, full = pictures[1.0], pictures[settings.fidelity]
+    closest, full = pictures[1.0], pictures[recipe.fidelity]
     for top in range(0, len(picture), BAND):
         rows = slice(top, top + BAND)
         low, share = closest[rows].astype(np.float32), soft[rows, :, None]
         mixed = np.rint(low + share * (full[rows] - low)).astype(np.uint8)
-        picture[rows] = np.where(share == np.float32(settings.strength), plain[rows], mixed)
+        picture[rows] = np.where(share == np.float32(recipe.strength), plain[rows], mixed)
     return picture
 
 
@@ -271,13 +261,12 @@ def plan_crops(mask: np.ndarray, tiles: list[Tile]) -> list[tuple[int, Tile]]:
     Parts of an object that lie apart, and the arms of one that sprawls, are computed apart where that costs less.
     """
     near = ndimage.binary_dilation(_any_in_cells(mask, TOKEN), np.ones((3, 3)))  # FADE reaches one token further
-    step = TOKEN // SCALE  # LR pixels of a token
     crops = []
     for number, tile in enumerate(tiles):
-        rows, columns = (slice(s.start // step, s.stop // step) for s in tile.slices)
+        rows, columns = (slice(s.start // LR_TOKEN, s.stop // LR_TOKEN) for s in tile.slices)
         for top, left, bottom, right in _boxes(near[rows, columns]):
-            crops.append((number, Tile(tile.top + step * top, tile.left + step * left, step * (bottom - top),
-                                       step * (right - left))))
+            crops.append((number, Tile(tile.top + LR_TOKEN * top, tile.left + LR_TOKEN * left,
+                                       LR_TOKEN * (bottom - top), LR_TOKEN * (right - left))))
     return crops
 
 
@@ -317,42 +306,12 @@ def _boxes(tokens: np.ndarray) -> list[list[int]]:
 def crop_weights(crops: list[Tile]) -> list[np.ndarray]:
     """How much each crop of a tile decides of its native pixels (4h, 4w): together 1, with slopes between them."""
     area = _around(crops)
-    places = [within(area, crop).scaled(SCALE) for crop in crops]
+    places = [crop.within(area).scaled(SCALE) for crop in crops]
     windows = [blend_window(SCALE * crop.height, SCALE * crop.width, 2 * (MARGIN - 1) * TOKEN) for crop in crops]
     total = np.zeros((SCALE * area.height, SCALE * area.width), np.float32)
     for place, window in zip(places, windows, strict=True):
         total[place] += window
     return [window / total[place] for place, window in zip(places, windows, strict=True)]
-
-
-def resample(denoiser: Denoiser, z_y: Tensor, known: Tensor, share: Tensor, noise: tuple[Tensor, Tensor], steps: int,
-             start_from: str, token_offset: Tensor,
-             hidden_layer: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """DDIM for a part of the latents; the rest is held, at every step noised as far as that step is.
-
-    Holding the known part is RePaint's idea (Lugmayr et al., 2022, arXiv:2201.09865).
-
-    Args:
-        z_y: (B, C, h, w), the condition.
-        known: (B, 2C, h, w), z before.
-        share: (h, w), 1 where z is drawn anew, 0 where it is held.
-        noise: (B, 2C, h, w) each: what `known` was drawn from, and the new one.
-        steps, start_from, token_offset, hidden_layer: as for `sample`.
-
-    Returns:
-        z (B, 2C, h, w), and the tokens (B, N, D) or None.
-    """
-    old, new = noise
-    new = (share * new + (1 - share) * old) / (share.square() + (1 - share).square()).sqrt()  # its variance stays 1
-    timesteps = sampling_timesteps(denoiser.scheduler, steps, z_y.device)
-    z_t, hidden = new, None
-    for number, t in enumerate(timesteps):
-        scales = noise_scales(denoiser.scheduler, torch.full((len(z_y),), t, device=z_y.device))
-        if number == 0 and start_from == "lr":
-            z_t = add_noise(prior_mean(z_y), new, *scales)
-        held = add_noise(known, old, *scales)
-        z_t, hidden = sampling_step(denoiser, torch.lerp(held, z_t, share), z_y, t, token_offset, hidden_layer)
-    return torch.lerp(known, z_t, share), hidden
 
 
 class Patch:
@@ -371,15 +330,15 @@ class Patch:
         self._sums: dict[float, np.ndarray] = {}
         self._weight = np.zeros(self._share.shape, np.float32)
 
-    def add(self, tile: Tile, crop: Tile, photos: dict[float, Tensor], weight: np.ndarray) -> None:
+    def add(self, tile: Tile, crop: Tile, photos: dict[float, np.ndarray], weight: np.ndarray) -> None:
         """The photos (3, 4h, 4w) at each fidelity of a crop of a tile, and its weight (4h, 4w) in the tile."""
         window = blend_window(SCALE * tile.height, SCALE * tile.width, self._overlap)
-        weight = weight * window[within(tile, crop).scaled(SCALE)]
-        box = within(self._area, crop).scaled(SCALE)
+        weight = weight * window[crop.within(tile).scaled(SCALE)]
+        box = crop.within(self._area).scaled(SCALE)
         self._weight[box] += weight
         for fidelity, photo in photos.items():
             total = self._sums.setdefault(fidelity, np.zeros((*self._share.shape, 3), np.float32))
-            total[box] += photo.permute(1, 2, 0).numpy() * weight[..., None]
+            total[box] += photo.transpose(1, 2, 0) * weight[..., None]
 
     def apply(self, pictures: dict[float, np.ndarray]) -> dict[float, np.ndarray]:
         """The pictures with the object's new pixels."""
@@ -395,11 +354,6 @@ class Patch:
         return changed
 
 
-def within(outer: Tile, inner: Tile) -> Tile:
-    """`inner` as seen from `outer`'s corner."""
-    return Tile(inner.top - outer.top, inner.left - outer.left, inner.height, inner.width)
-
-
 def _around(tiles: list[Tile]) -> Tile:
     """The smallest rectangle that holds them all."""
     top, left = min(t.top for t in tiles), min(t.left for t in tiles)
@@ -408,6 +362,6 @@ def _around(tiles: list[Tile]) -> Tile:
 
 def latents_of(crop: Tile, tile: Tile | None = None) -> tuple[slice, slice]:
     """Rows and columns that a crop covers of the latents of a tile, or of the whole picture."""
-    local = crop if tile is None else within(tile, crop)
-    rows, columns = (slice(s.start * SCALE // LATENT, s.stop * SCALE // LATENT) for s in local.slices)
+    local = crop if tile is None else crop.within(tile)
+    rows, columns = (slice(s.start // LR_LATENT, s.stop // LR_LATENT) for s in local.slices)
     return rows, columns

@@ -5,6 +5,10 @@ class UserError(Exception):
     """What the user can put right, in one line that names the file or key: commands show the line, no traceback."""
 
 
+class ModelError(UserError):
+    """The model cannot be loaded: no picture can be done."""
+
+
 class MissingPackage(UserError):
     """A command needs an optional part of the installation.
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
+
+from .geometry import LR_TOKEN, SCALE
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,29 @@ class Tile:
             slice(self.left * scale, (self.left + self.width) * scale),
         )
 
+    def times(self, scale: int) -> Tile:
+        """The same rectangle in the pixels of a picture ``scale`` times as large."""
+        return Tile(self.top * scale, self.left * scale, self.height * scale, self.width * scale)
 
-def plan_tiles(height: int, width: int, tile: int, overlap: int, multiple: int = 4) -> list[Tile]:
+    def within(self, outer: Tile) -> Tile:
+        """The same rectangle as seen from the corner of another."""
+        return Tile(self.top - outer.top, self.left - outer.left, self.height, self.width)
+
+
+def fitted_side(length: int, tile: int, overlap: int, multiple: int = LR_TOKEN) -> int:
+    """The smallest side, a multiple, with which as few tiles cover a length as with sides of `tile`.
+
+    What tiles of the full side would share beyond the overlap is computed twice for nothing.
+    """
+    if length <= tile:
+        return tile
+    count = 1 + -(-(length - tile) // ((tile - overlap) // multiple * multiple))
+    stride = _round_up(-(-(length - overlap) // count), multiple)
+    return min(tile, _round_up(overlap + stride, multiple))
+
+
+def plan_tiles(height: int, width: int, tile: int | tuple[int, int], overlap: int,
+               multiple: int = LR_TOKEN) -> list[Tile]:
     """Tiles that cover a picture, in rows from the top, each row from the left.
 
     A side longer than ``tile`` is covered by tiles of exactly that length, the last one shifted inward so
@@ -42,23 +64,24 @@ def plan_tiles(height: int, width: int, tile: int, overlap: int, multiple: int =
 
     Args:
         height, width: of the picture.
-        tile: side of a tile.
+        tile: side of a tile, or its height and width.
         overlap: least overlap of neighbours, from 0 up to below ``tile``.
-        multiple: grid on which tiles begin; 4 LR pixels are one token of the transformer.
+        multiple: grid on which tiles begin.
 
     Raises:
         ValueError: a length is not positive, or the overlap leaves no step between tiles.
     """
-    if min(height, width, tile, multiple) < 1 or overlap < 0:
+    sides = (tile, tile) if isinstance(tile, int) else tile
+    if min(height, width, *sides, multiple) < 1 or overlap < 0:
         raise ValueError(f"cannot cut {width}x{height} into tiles of {tile}, overlap {overlap}")
-    if (tile - overlap) // multiple < 1:
+    strides = [(side - overlap) // multiple * multiple for side in sides]
+    if min(strides) < 1:
         raise ValueError(f"tile {tile} is too small for an overlap of {overlap}; "
                          f"it needs at least {overlap + multiple}")
-    stride = (tile - overlap) // multiple * multiple
     return [
-        Tile(top, left, min(tile, height), min(tile, width))
-        for top in _starts(height, tile, stride)
-        for left in _starts(width, tile, stride)
+        Tile(top, left, min(sides[0], height), min(sides[1], width))
+        for top in _starts(height, sides[0], strides[0])
+        for left in _starts(width, sides[1], strides[1])
     ]
 
 
@@ -87,14 +110,14 @@ class TileCanvas:
         scale: enlargement of the tiles that come in.
     """
 
-    def __init__(self, height: int, width: int, overlap: int, scale: int = 4):
+    def __init__(self, height: int, width: int, overlap: int, scale: int = SCALE):
         self.scale, self.overlap = scale, overlap
         self.picture = np.zeros((height * scale, width * scale, 3), np.uint8)
         self._top = 0                                                    # first open row
         self._sum = np.zeros((0, width * scale, 3), np.float32)          # open rows: weighted colours
         self._weight = np.zeros((0, width * scale), np.float32)          # open rows: weights
 
-    def add(self, tile: Tile, pixels: Tensor | np.ndarray) -> None:
+    def add(self, tile: Tile, pixels: np.ndarray) -> None:
         """Add one tile; tiles come in the order of ``plan_tiles``.
 
         Args:
@@ -104,17 +127,16 @@ class TileCanvas:
         Raises:
             ValueError: the shape does not match the tile, or its rows are already closed.
         """
-        values = pixels.detach().float().cpu().numpy() if isinstance(pixels, Tensor) else pixels
         height, width = tile.height * self.scale, tile.width * self.scale
-        if values.shape != (3, height, width):
-            raise ValueError(f"{tile} at scale {self.scale} needs (3, {height}, {width}), not {values.shape}")
+        if pixels.shape != (3, height, width):
+            raise ValueError(f"{tile} at scale {self.scale} needs (3, {height}, {width}), not {pixels.shape}")
         rows, columns = tile.scaled(self.scale)
         if rows.start < self._top:
             raise ValueError(f"{tile} lies above row {self._top // self.scale}, which is finished")
         self._close(rows.start)
         self._open(rows.stop)
         weight = blend_window(height, width, self.overlap * self.scale)  # (h, w)
-        self._sum[:height, columns] += values.transpose(1, 2, 0) * weight[..., None]
+        self._sum[:height, columns] += pixels.transpose(1, 2, 0) * weight[..., None]
         self._weight[:height, columns] += weight
 
     def finish(self) -> np.ndarray:
@@ -154,7 +176,7 @@ class IdCanvas:
         threshold: least intersection over union of a match, at least 0.5, so that an id has one match a tile.
     """
 
-    def __init__(self, height: int, width: int, overlap: int, scale: int = 4, threshold: float = 0.5):
+    def __init__(self, height: int, width: int, overlap: int, scale: int = SCALE, threshold: float = 0.5):
         self.scale, self.threshold = scale, threshold
         self._margin = overlap * scale // 2
         self._ids = np.zeros((height * scale, width * scale), np.int32)
@@ -226,6 +248,10 @@ class IdCanvas:
             self._parent[i] = self._parent[self._parent[i]]  # halves the path for the next search
             i = self._parent[i]
         return int(i)
+
+
+def _round_up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
 
 
 def _starts(length: int, tile: int, stride: int) -> list[int]:

@@ -13,13 +13,9 @@ import numpy as np
 from PIL import Image
 
 from ..edits import list_objects
-from ..errors import UserError
+from ..errors import ModelError, UserError
 from ..images.reading import ImageError, Photo, image_files, read_image
 from ..images.writing import WRITABLE, check_writable, write_image, write_text
-
-
-class ModelError(UserError):
-    """The model cannot be loaded: no file of the batch can be done."""
 
 
 @dataclass
@@ -140,27 +136,27 @@ def run_jobs(jobs: list[Job], load: Callable[[], Any], scale: float, options: Ca
     """Does the jobs one by one and says of each what became of it; a bad file does not stop the others.
 
     Args:
-        load: gives the pipeline, once, when the first picture that can be read is there.
+        load: gives the upscaler, once, when the first picture that can be read is there.
         scale: enlargement.
-        options: the pipeline's other arguments for a job, made anew (a generator is used up).
+        options: the upscaler's other arguments for a job.
         begin: called with what is being done.
 
     Raises:
-        ModelError: the pipeline cannot be loaded.
+        ModelError: the model cannot be loaded.
     """
-    pipe = None
+    upscaler = None
     for job in jobs:
         try:
             if job.problem:
                 raise UserError(job.problem)
             photo = _read(job, scale)
-            if pipe is None:
+            if upscaler is None:
                 begin("loading the model")
-                pipe = load()
+                upscaler = load()
             started = time.perf_counter()
             begin(job.source.name)
-            out = pipe(photo.rgb, scale=scale, **options(job))
-            notes = _write(job, photo, out.images[0], out.instances[0])
+            out = upscaler(photo.rgb, scale=scale, instances=job.instances is not None, **options(job))
+            notes = _write(job, photo, out.images[0], out.instances[0] if out.instances else None)
         except ModelError:
             raise
         # files, settings and memory; anything else is a bug, and its traceback belongs in a report
@@ -182,12 +178,12 @@ def _read(job: Job, scale: float) -> Photo:
     return photo
 
 
-def _write(job: Job, photo: Photo, picture: Image.Image, ids: np.ndarray) -> list[str]:
+def _write(job: Job, photo: Photo, picture: Image.Image, ids: np.ndarray | None) -> list[str]:
     alpha = None
     if photo.alpha is not None:
         alpha = np.array(Image.fromarray(photo.alpha).resize(picture.size, Image.Resampling.LANCZOS))
     notes = write_image(job.output, np.array(picture), alpha=alpha, icc_profile=photo.icc_profile, exif=photo.exif)
-    if job.instances:
+    if ids is not None:
         colored, listed = job.maps
         write_image(colored, id_colors(int(ids.max()))[ids])
         write_text(listed, json.dumps(list_objects(ids), indent=0))
@@ -207,7 +203,6 @@ def explain(source: Path, error: BaseException) -> str:
     """An error as one line that names the file."""
     lines = [line.strip() for line in str(error).removeprefix(f"{source}: ").splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
-    # torch.OutOfMemoryError is for accelerators; its CPU allocator raises a plain RuntimeError
-    if isinstance(error, MemoryError) or any(s in text.lower() for s in ("out of memory", "can't allocate")):
+    if isinstance(error, MemoryError):
         text = "not enough memory; try a smaller --tile"
     return f"error: {source}: {text}"

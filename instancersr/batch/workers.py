@@ -11,8 +11,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..loading import Device, EngineName, load_upscaler
 from .jobs import Job, Result, run_jobs
-from .loading import Device, load_pipeline
 from .parallel import run_on_cluster, start_worker
 
 if TYPE_CHECKING:
@@ -27,41 +27,39 @@ class Call:
     """How pictures are upscaled, in a form that another process understands.
 
     Args:
-        model, device, threads: as for `load_pipeline`.
+        model, device, threads, engine, shared: as for `load_upscaler`.
         scale: enlargement.
         seed: of each picture's noise: the result depends neither on the batch nor on the process.
-        options: the pipeline's other arguments.
+        options: the upscaler's other arguments.
         edits: gives those of a job, where there are some; for this process only.
     """
 
     model: str = "builtin"
     device: Device = "auto"
     threads: int | None = None
+    engine: EngineName = "auto"
+    shared: bool = False
     scale: float = 4
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     edits: Callable[[Job], list[Edit]] | None = None
 
     def load(self) -> Any:
-        """The pipeline; this process loads it once."""
-        return _load(self.model, self.device, self.threads)
+        """The upscaler; this process loads it once."""
+        return _load(self.model, self.device, self.threads, self.engine, self.shared)
 
     def arguments(self, job: Job) -> dict[str, Any]:
-        """Of the pipeline's call, for one picture. The generator is on the CPU, so that devices agree."""
-        import torch
-
+        """Of the upscaler's call, for one picture."""
         edits = {"edits": self.edits(job)} if self.edits else {}
-        return self.options | edits | {"generator": torch.Generator().manual_seed(self.seed)}
+        return self.options | edits | {"seed": self.seed}
 
 
-@lru_cache(maxsize=1)
-def _load(model: str, device: Device, threads: int | None) -> Any:
-    return load_pipeline(model, device, threads)
+_load = lru_cache(maxsize=1)(load_upscaler)
 
 
 def run_here(jobs: list[Job], call: Call, begin: Callable[[str], None],
              tiles: Callable[[int, int], None]) -> Iterator[Result]:
-    """The jobs one by one in this process; `begin` and `tiles` as `run_jobs` and the pipeline call them."""
+    """The jobs one by one in this process; `begin` and `tiles` as `run_jobs` and the upscaler call them."""
     return run_jobs(jobs, call.load, call.scale, lambda job: call.arguments(job) | {"progress": tiles}, begin)
 
 
@@ -88,7 +86,7 @@ def run_local(jobs: list[Job], call: Call, workers: int) -> Iterator[Result]:
 
 
 def _run_pool(jobs: list[Job], call: Call, workers: int) -> Iterator[Result]:
-    # spawn: a fork would copy locks that torch's threads hold
+    # spawn: a fork would copy locks that the engine's threads hold
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
     try:
         waiting = _submit(pool, jobs, call)

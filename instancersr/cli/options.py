@@ -7,7 +7,8 @@ from typing import Literal
 
 import typer
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
+Device = Literal["auto", "cpu", "cuda", "mps", "rocm", "directml", "coreml", "openvino"]
+EngineName = Literal["auto", "onnx", "torch"]
 Quality = Literal["fast", "balanced", "best"]
 
 

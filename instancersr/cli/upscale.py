@@ -16,17 +16,16 @@ from rich.console import Console
 from rich.text import Text
 
 from instancersr.errors import UserError
+from instancersr.geometry import SMALLEST
 
 from .app import app
 from .messages import one_line_errors
-from .options import Device, Quality, split_number
+from .options import Device, EngineName, Quality, split_number
 from .progress import PictureProgress
 
 if TYPE_CHECKING:
     from instancersr.batch.jobs import Job
     from instancersr.batch.workers import Call
-
-SMALLEST_TILE = 16
 
 PIPE = Path("-")
 """Stands for stdin as an input, and for stdout as the output."""
@@ -50,8 +49,10 @@ def upscale(
                      "without it, the model's own balance."),
     ] = None,
     quality: Annotated[
-        Quality, typer.Option(help="What large photos are given: tiles that overlap less, as usual, or more.")
-    ] = "balanced",
+        Quality | None,
+        typer.Option(help="fast: drawn without sampling. balanced: the model's own number of steps. best: four steps. "
+                     "Without it, the model's own; --steps and edits of objects sample, whatever it says."),
+    ] = None,
     strength: Annotated[
         float, typer.Option(min=0, max=1, help="How much of the restoration: 1 is all of it, 0 stays closest to the "
                             "input.")
@@ -80,9 +81,7 @@ def upscale(
     tile: Annotated[
         int, typer.Option(min=0, help="Side of a tile in input pixels; less needs less memory. 0: automatic.")
     ] = 0,
-    model: Annotated[
-        str, typer.Option(help="'builtin', a folder saved by save_pretrained, or a hub id.")
-    ] = "builtin",
+    model: Annotated[str, typer.Option(help="'builtin', a folder with a model, or a hub id.")] = "builtin",
     instances: Annotated[
         bool, typer.Option("--instances", help="Also write NAME_instances.png, one colour an object, and "
                            "NAME_instances.json, their ids and places.")
@@ -94,8 +93,11 @@ def upscale(
         bool, typer.Option("--overwrite", help="Replace results that exist. An input is never replaced.")
     ] = False,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
+    engine: Annotated[
+        EngineName, typer.Option(help="What computes; auto: ONNX Runtime, and torch where only torch can.")
+    ] = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; without it, what torch chooses.")
+        int | None, typer.Option(min=1, help="CPU threads; without it, what the engine chooses.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON record a picture on stdout.")] = False,
     jobs: Annotated[
@@ -129,15 +131,15 @@ def upscale(
         from instancersr.batch.jobs import plan_jobs
         from instancersr.batch.watching import watch as watch_folders
         from instancersr.batch.workers import Call
-        from instancersr.presets import QUALITY
 
         def plan() -> list[Job]:
             found = plan_jobs(files, output, f"_x{scale:g}", _suffix(format), instances)
             return [job for job in found if not job.output.exists()] if skip_existing or watch else found
 
         options = {"num_inference_steps": steps, "start_from": start_from, "fidelity": fidelity,
-                   "strength": strength, "color_fix": color_fix, "tile": tile or None, **QUALITY[quality]}
-        call = Call(model, device, threads or _threads_each(jobs), scale, 0 if resample else seed, options)
+                   "strength": strength, "color_fix": color_fix, "tile": tile or None, "quality": quality}
+        call = Call(model, device, threads or _threads_each(jobs), engine, jobs > 1, scale, 0 if resample else seed,
+                    options)
         if strengths or resample:
             _check_single(plan(), watch)
             call = replace(call, edits=lambda job: _edits(job.source, scale, strengths, resample or [], seed))
@@ -174,7 +176,7 @@ def _run_batches(batches: Iterator[list[Job]], call: Call, workers: int, ray: st
 
 
 def _threads_each(workers: int) -> int | None:
-    """CPU threads of each of several processes; None leaves the choice to torch where there is one."""
+    """CPU threads of each of several processes; None leaves the choice to the engine where there is one."""
     return max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
 
 
@@ -213,8 +215,8 @@ def _piped(inputs: list[Path], output: Path | None, suffix: str,
 
 
 def _check_tile(tile: int) -> None:
-    if 0 < tile < SMALLEST_TILE:
-        raise typer.BadParameter(f"a tile has at least {SMALLEST_TILE} pixels a side (0: automatic)",
+    if 0 < tile < SMALLEST:
+        raise typer.BadParameter(f"a tile has at least {SMALLEST} pixels a side (0: automatic)",
                                  param_hint="--tile")
 
 

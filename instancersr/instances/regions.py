@@ -6,17 +6,19 @@ decoder says of each two of them how likely they are parts of one instance; aver
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
-import torch
 from scipy import ndimage
 from scipy.cluster.hierarchy import cophenet, linkage
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra, minimum_spanning_tree
 from scipy.spatial.distance import squareform
+from scipy.special import expit
 
-CELL = 4
+from ..geometry import SCALE
+
+CELL = SCALE
 """HR pixels along a cell's side."""
 REGION_SCALE = 0.08
 """Felzenszwalb's k, in units of colour distance: how much contrast small regions need to stay apart."""
@@ -30,21 +32,20 @@ HISTOGRAM = 8
 """Bins of each of Oklab's axes."""
 
 
-def segment(photo: np.ndarray, instance_map: np.ndarray, decoder: Any) -> np.ndarray:
+def segment(photo: np.ndarray, instance_map: np.ndarray, odds: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Instance ids of a photo.
 
     Args:
         photo: (H, W, 3) in [0, 1], restored; sides divisible by 8.
         instance_map: (H, W, 3) in [0, 1], as predicted.
-        decoder: a `MapDecoder`.
+        odds: of being of one instance, their logarithm (...), for the features (..., F) of pairs of regions: a map
+            decoder.
 
     Returns:
         (H, W) int32, 1..K.
     """
     regions, features, areas = describe(photo, instance_map)
-    with torch.no_grad():
-        odds = decoder(torch.from_numpy(features).to(decoder.mean))
-    groups = merge(torch.sigmoid(odds.float()).cpu().numpy(), areas)
+    groups = merge(expit(odds(features)), areas)
     return groups[regions].repeat(CELL, 0).repeat(CELL, 1)
 
 

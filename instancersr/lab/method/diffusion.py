@@ -110,7 +110,10 @@ class Denoiser:
 
     def __call__(self, z_t: Tensor, z_y: Tensor, timestep: Tensor, token_offset: Tensor | None = None,
                  hidden_layer: int | None = None) -> Prediction:
-        """z_t (B, 2C, h, w), z_y (B, C, h, w), timestep (B,) integers -> the prediction."""
+        """z_t (B, 2C, h, w), z_y (B, C, h, w), timestep (B,) integers -> the prediction.
+
+        The networks compute in their own precision, what is around them in z_t's.
+        """
         raw, hidden = self._evaluate(z_t, z_y, timestep, token_offset, hidden_layer)
         alpha, sigma = noise_scales(self.scheduler, timestep)
         std = self._residual_std(z_t)
@@ -130,10 +133,11 @@ class Denoiser:
 
     def _evaluate(self, z_t: Tensor, z_y: Tensor, timestep: Tensor, token_offset: Tensor | None,
                   hidden_layer: int | None) -> tuple[Tensor, Tensor | None]:
-        tokens, conditioning = self.transformer.embed(z_t, timestep, token_offset=token_offset)
-        control = self.controlnet(tokens, conditioning, z_y)
-        out = self.transformer(z_t, timestep, control, token_offset=token_offset, hidden_layer=hidden_layer)
-        return out.sample[:, : z_t.shape[1]], out.hidden
+        sample, condition = z_t.to(self.transformer.dtype), z_y.to(self.controlnet.dtype)
+        tokens, conditioning = self.transformer.embed(sample, timestep, token_offset=token_offset)
+        control = self.controlnet(tokens, conditioning, condition)
+        out = self.transformer(sample, timestep, control, token_offset=token_offset, hidden_layer=hidden_layer)
+        return out.sample[:, : z_t.shape[1]].to(z_t.dtype), out.hidden
 
     def _residual_std(self, like: Tensor) -> Tensor | None:
         std = self.transformer.config.residual_std

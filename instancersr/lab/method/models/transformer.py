@@ -66,7 +66,7 @@ def grid_positions(height: int, width: int, dim: int, offset: Tensor | None = No
     columns = offset[:, 1:] + torch.arange(width, device=offset.device)  # (B, width)
     if base_grid is not None:
         rows, columns = rows * base_grid / height, columns * base_grid / width
-    batch = len(offset)
+    batch = offset.shape[0]
     horizontal = _axis_positions(columns, dim // 2)[:, None].expand(batch, height, width, dim // 2)
     vertical = _axis_positions(rows, dim // 2)[:, :, None].expand(batch, height, width, dim // 2)
     return torch.cat([horizontal, vertical], 3).flatten(1, 2)
@@ -74,9 +74,9 @@ def grid_positions(height: int, width: int, dim: int, offset: Tensor | None = No
 
 def _axis_positions(coordinates: Tensor, dim: int) -> Tensor:
     """(B, n) coordinates -> (B, n, dim): sines, then cosines."""
-    rates = 10000 ** (-torch.arange(dim // 2, device=coordinates.device, dtype=torch.float64) / (dim / 2))
-    angles = coordinates[..., None].double() * rates
-    return torch.cat([angles.sin(), angles.cos()], -1).float()
+    rates = torch.tensor([10000 ** (-number / (dim / 2)) for number in range(dim // 2)], device=coordinates.device)
+    angles = coordinates[..., None] * rates
+    return torch.cat([angles.sin(), angles.cos()], -1)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -229,7 +229,7 @@ class JointDiT(ModelMixin, ConfigMixin):
         positions = grid_positions(grid[0], grid[1], self.config.width, offset, self.config.base_grid).to(tokens)
         conditioning = self.t_embedder(timestep)
         if self.y_embedder is not None:
-            conditioning = conditioning + self.y_embedder(class_labels, len(sample))
+            conditioning = conditioning + self.y_embedder(class_labels, sample.shape[0])
         return tokens + positions, conditioning
 
     def forward(self, sample: Tensor, timestep: Tensor, control: Sequence[Tensor] = (),
@@ -273,8 +273,8 @@ class JointDiT(ModelMixin, ConfigMixin):
         """(B, N, p * p * C), channel fastest -> (B, C, h, w)."""
         patch = self.config.patch_size
         height, width = size[0] // patch, size[1] // patch
-        x = tokens.reshape(len(tokens), height, width, patch, patch, -1)
-        return torch.einsum("bhwpqc->bchpwq", x).reshape(len(tokens), -1, size[0], size[1])
+        x = tokens.reshape(tokens.shape[0], height, width, patch, patch, -1)
+        return torch.einsum("bhwpqc->bchpwq", x).reshape(tokens.shape[0], -1, size[0], size[1])
 
 
 class ClassEmbedder(nn.Module):

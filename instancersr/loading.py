@@ -1,0 +1,139 @@
+"""A model by its name, on an engine and a device, ready to upscale; what goes wrong is one line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from PIL import Image
+
+from .errors import ModelError, UserError
+from .model import Model, find_model
+from .upscaler import Picture, Upscaler
+
+Device = Literal["auto", "cpu", "cuda", "mps", "rocm", "directml", "coreml", "openvino"]
+EngineName = Literal["auto", "onnx", "torch"]
+
+TORCH_DEVICES = ("cuda", "mps", "cpu")
+"""The best first."""
+
+
+def upscale(image: Picture, scale: float = 4, **options: Any) -> Image.Image:
+    """Upscales one picture with the weights in this package.
+
+    Args:
+        image, scale: as for `Upscaler`.
+        options: its other arguments; instead of a `seed` a torch.Generator as `generator`.
+
+    Raises:
+        ValueError, ImageError: as the upscaler.
+    """
+    if "generator" in options:
+        from .lab.pipeline import seed_of
+
+        options["seed"] = seed_of(options.pop("generator"))
+    return _builtin()(image, scale, **({"instances": False} | options)).images[0]
+
+
+@lru_cache(maxsize=1)
+def _builtin() -> Upscaler:
+    return load_upscaler()
+
+
+def load_upscaler(model: str = "builtin", device: Device = "auto", threads: int | None = None,
+                  engine: EngineName = "auto", shared: bool = False) -> Upscaler:
+    """A model on an engine and a device.
+
+    Args:
+        model: "builtin", a folder, or a hub id.
+        threads: on the CPU; None leaves the engine its choice.
+        shared: whether other work needs the cores too.
+
+    Raises:
+        ModelError: the model cannot be loaded, or the device is not there.
+    """
+    try:
+        found = find_model(model)
+        name = pick_engine(found, device, engine)
+        return _load_torch(model, device, threads) if name == "torch" else _load_onnx(found, device, threads, shared)
+    except ModelError:
+        raise
+    except Exception as error:  # the hub, ONNX Runtime, safetensors and JSON have their own exceptions
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise ModelError(f"cannot load the model {model}: {lines[0]}") from error
+
+
+def pick_engine(model: Model, device: Device, engine: EngineName = "auto") -> Literal["onnx", "torch"]:
+    """The engine for a model and a device: onnx, unless only torch can run the model or reach the GPU.
+
+    Raises:
+        UserError: torch is needed, and not installed.
+    """
+    if engine == "torch" or (engine == "auto" and device == "mps"):
+        return _torch_for(f"--engine torch or --device {device}")
+    if not model.has_graphs:
+        if engine == "onnx" or find_spec("torch") is None:
+            raise UserError(f"{model.folder} has no graphs for ONNX Runtime; where torch is installed, make them with: "
+                            f"instancersr export {model.folder} OUT")
+        return "torch"
+    if engine == "auto" and device in ("auto", "cuda") and _only_torch_has_cuda():
+        return "torch"
+    return "onnx"
+
+
+def _torch_for(what: str) -> Literal["torch"]:
+    if find_spec("torch") is None:
+        raise UserError(f"{what} needs torch; pip install 'instancersr[torch]'")
+    return "torch"
+
+
+def _only_torch_has_cuda() -> bool:
+    """Torch takes seconds to import: it is asked only where there is a driver, and ONNX Runtime cannot use it."""
+    if shutil.which("nvidia-smi") is None or find_spec("torch") is None:
+        return False
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _load_onnx(model: Model, device: Device, threads: int | None, shared: bool) -> Upscaler:
+    from .engines.onnx import OnnxEngine, Settings, pick_device
+
+    engine = OnnxEngine(model, Settings(pick_device(device), threads, shared))
+    return Upscaler(engine, model.schedule, model.defaults)
+
+
+def _load_torch(model: str, device: Device, threads: int | None) -> Upscaler:
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    import torch
+
+    from .lab.pipeline import InstanceRSRPipeline
+
+    if threads:
+        torch.set_num_threads(threads)
+    pipeline: Any = InstanceRSRPipeline.from_pretrained(model)
+    return pipeline.to(pick_torch_device(device)).upscaler
+
+
+def pick_torch_device(device: Device) -> str:
+    """The name torch has for it; "auto" is the best that is there.
+
+    Raises:
+        UserError: torch finds no such device.
+    """
+    import torch
+
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next(name for name in TORCH_DEVICES if present[name])
+    if not present.get(device):
+        raise UserError(f"torch finds no {device} device on this machine; try --device auto")
+    return device

@@ -1,0 +1,456 @@
+"""An upscale, from pixels to pixels: restoration, latents, joint sampling, and the way back, tile by tile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from .color import COLOR_FIXES, match_color
+from .edits import (
+    Edit,
+    Kept,
+    Patch,
+    at_latents,
+    crop_weights,
+    fade_in,
+    find_object,
+    latent_mask,
+    latents_of,
+    mix_strengths,
+    plan_crops,
+    soft_mask,
+)
+from .engines.protocol import Engine
+from .geometry import LR_LATENT, LR_TOKEN, SCALE, SMALLEST
+from .images.reading import read_image
+from .instances.codes import decode_id_map
+from .instances.regions import segment
+from .sampling import Known, NoiseField, Schedule, sample
+from .tiling import IdCanvas, Tile, TileCanvas, fitted_side, plan_tiles
+
+Picture = Image.Image | np.ndarray | str | os.PathLike
+Quality = Literal["fast", "balanced", "best"]
+Progress = Callable[[int, int], None]
+
+QUALITIES: tuple[Quality, ...] = ("fast", "balanced", "best")
+"""fast: the photo is drawn without a sample. balanced: the model's own number of steps. best: BEST_STEPS."""
+BEST_STEPS = 4
+TILE, SMALLEST_TILE = 128, 32
+"""Side of a tile in LR pixels, and how small it may become when memory runs out."""
+OVERLAP = 16
+"""Least overlap of neighbouring tiles in LR pixels."""
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a model does where the call does not say: sampling steps, fidelity, one of QUALITIES."""
+
+    steps: int = 4
+    fidelity: float = 0.0
+    quality: Quality = "balanced"
+
+
+@dataclass
+class Upscaled:
+    """images: PIL pictures. instances: (H, W) int32 instance ids at their size, 0 = none; empty if not asked for.
+
+    kept: what `Upscaler.edit` needs; None unless it was asked for.
+    """
+
+    images: list[Image.Image]
+    instances: list[np.ndarray]
+    kept: Kept | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A call's arguments, checked, with the model's defaults in.
+
+    from_sample: whether the photo is drawn from a sample, or else from y-hat alone. maps: whether instances are wanted.
+    keep: whether edits may follow. layer: of the noise, 1 for the second pass of an enlargement beyond the model's own.
+    The others are as in `Upscaler.__call__`.
+    """
+
+    scale: float
+    steps: int
+    seed: int
+    start_from: str
+    fidelity: float
+    strength: float
+    color_fix: str
+    tile: int | None
+    tile_batch: int
+    overlap: int
+    from_sample: bool
+    maps: bool
+    keep: bool
+    layer: int = 0
+
+    @property
+    def shown(self) -> float:
+        """The fidelity that fidelity and strength together ask for."""
+        return 1 - self.strength * (1 - self.fidelity) if self.strength != 1 else self.fidelity
+
+    @property
+    def fidelities(self) -> set[float]:
+        """Those of the pictures that are made: for edits also the two ends of a strength."""
+        return {self.shown, self.fidelity, 1.0} if self.keep else {self.shown}
+
+    @property
+    def samples(self) -> bool:
+        """Whether a sample is needed at all."""
+        return self.maps or self.keep or (self.from_sample and self.shown < 1)
+
+
+@dataclass
+class Drawn:
+    """Some tiles of one shape: photos at each fidelity (B, 3, 4h, 4w), instance ids (4h, 4w) each, latents z and z_y
+    (None without a sample), and the restoration network's features (None without one).
+    """
+
+    photos: dict[float, np.ndarray]
+    maps: list[np.ndarray]
+    z: np.ndarray | None
+    z_y: np.ndarray | None
+    features: np.ndarray | None
+
+
+class Upscaler:
+    """Photo in; sharp photo and instance map out. Threads may share one.
+
+    Args:
+        engine: computes the networks.
+        schedule: of the sampler.
+        defaults: for what a call does not say.
+    """
+
+    def __init__(self, engine: Engine, schedule: Schedule, defaults: Defaults):
+        self.engine, self.schedule, self.defaults = engine, schedule, defaults
+
+    def __call__(self, image: Picture, scale: float = 4, num_inference_steps: int | None = None, seed: int = 0,
+                 start_from: Literal["noise", "lr"] = "noise", fidelity: float | None = None,
+                 color_fix: str = "wavelet", tile: int | None = None, tile_batch: int = 1,
+                 progress: Progress | None = None, *, quality: Quality | None = None, strength: float = 1.0,
+                 edits: Sequence[Edit] = (), keep_latents: bool = False, overlap: int = OVERLAP,
+                 instances: bool = True) -> Upscaled:
+        """Upscales one picture.
+
+        Args:
+            image: PIL picture, (H, W, 3) uint8 array or path; at least 16x16.
+            scale: enlargement. 4 is the model's own; less is shrunk from it, more is done in two passes.
+            num_inference_steps: DDIM steps; None: what the quality says.
+            seed: of the noise; the same input and seed give the same output.
+            start_from: "noise", or "lr": y-hat noised to the first timestep. The same thing where the first timestep
+                is pure noise, as with the shipped weights' schedule.
+            fidelity: 1 is y-hat, closest to the input; 0 is the photo as drawn, richest. None for the model's default.
+            color_fix: "wavelet", "adain" or "none".
+            tile: side of a tile in LR pixels; None chooses, and chooses smaller ones when memory runs out.
+            tile_batch: tiles computed at once.
+            progress: called with (tiles done, tiles in all).
+            quality: "fast" draws the photo without a sample, "balanced" with the model's number of steps, "best" with
+                four; None for the model's default. Steps, edits, and models without a detail decoder need a sample,
+                whatever it says.
+            strength: 1 is the picture at this fidelity, 0 the one closest to the input: the fidelity becomes
+                1 - strength * (1 - fidelity).
+            edits: other strengths, or other noise, for single objects, as for `edit`.
+            keep_latents: let `edit` go on from the result. Takes memory: see `Kept`.
+            overlap: least overlap of neighbouring tiles in LR pixels, at most half a tile.
+            instances: whether the instance map is wanted, which costs time; the photo is the same.
+
+        Raises:
+            ValueError: an argument is out of its range, or an edit names what is not there.
+            ImageError: the file cannot be read.
+            MemoryError: not even the smallest tiles can be computed.
+        """
+        lr = _to_array(image)
+        quality = self.defaults.quality if quality is None else quality
+        _check_choice("quality", quality, QUALITIES)
+        steps = BEST_STEPS if quality == "best" else self.defaults.steps
+        keep = keep_latents or len(edits) > 0
+        fast = (quality == "fast" and self.engine.finishes and num_inference_steps is None and start_from == "noise"
+                and not keep)
+        recipe = Recipe(scale, steps if num_inference_steps is None else num_inference_steps, seed, start_from,
+                        self.defaults.fidelity if fidelity is None else fidelity, strength, color_fix, tile, tile_batch,
+                        overlap, not fast, instances or len(edits) > 0, keep)
+        _check(recipe, lr)
+        kept = self._upscale(lr, recipe, progress)
+        out = self._render(kept, progress)
+        if edits:
+            out = self.edit(out, edits, progress)
+        return replace(out, instances=out.instances if instances else [], kept=out.kept if keep_latents else None)
+
+    def edit(self, out: Upscaled, edits: Sequence[Edit], progress: Progress | None = None) -> Upscaled:
+        """Changes objects of an upscale that was made with `keep_latents=True`; `out` itself stays as it is.
+
+        Pixels farther than 16 from every object that is named stay as they are. A strength costs next to nothing,
+        a re-sampling as much as the tiles' parts around the object. Beyond four times, the edit is done in the first
+        pass, and the second pass runs again.
+
+        Args:
+            out: the upscale, or the result of an earlier edit, on which this one builds. Ids and points are those of
+                `out.instances`, which stays the same.
+            edits: applied in their order.
+            progress: called with (parts of tiles done, parts in all).
+
+        Raises:
+            ValueError: nothing was kept, or an edit names what is not there.
+        """
+        if out.kept is None or not out.instances:
+            raise ValueError("edit: nothing was kept of this upscale; make it with keep_latents=True and instances")
+        kept, ids = out.kept, out.instances[0]
+        masks = [find_object(edit.target, ids) for edit in edits]
+        native = [kept.to_native(mask) for mask in masks]
+        crops = [[] if edit.seed is None else self._plan_crops(mask, kept)
+                 for edit, mask in zip(edits, native, strict=True)]
+        count = _counter(sum(map(len, crops)), progress)
+        for edit, mask, parts in zip(edits, native, crops, strict=True):
+            if edit.seed is not None:
+                kept = self._resample(kept, mask, parts, edit.seed, count)
+            if edit.strength is not None:
+                kept = kept.with_strength(mask, edit.strength)
+        picture = self._render(kept, progress).images[0]
+        if kept.recipe.scale > SCALE and masks:  # the second pass may change anything
+            share = soft_mask(np.logical_or.reduce(masks))
+            picture = Image.fromarray(fade_in(np.asarray(out.images[0]), np.asarray(picture), share))
+        return Upscaled([picture], [ids], kept)
+
+    def _render(self, kept: Kept, progress: Progress | None) -> Upscaled:
+        """The picture at the strengths and the scale asked for, and its ids."""
+        recipe, size = kept.recipe, kept.size
+        picture, ids = _native(kept, kept.strengths)
+        picture, ids = _resized(picture, ids, [round(side * min(recipe.scale, SCALE)) for side in size])
+        if recipe.scale > SCALE:
+            strengths = kept.strengths
+            second = self._upscale(picture, replace(recipe, layer=1, keep=strengths is not None), progress)
+            if strengths is not None:
+                strengths = second.to_native(strengths[: size[0] * SCALE, : size[1] * SCALE])
+            picture, ids = _native(second, strengths)
+            picture, ids = _resized(picture, ids, [round(side * recipe.scale) for side in size])
+        return Upscaled([Image.fromarray(picture)], [] if ids is None else [ids], kept)
+
+    # ------------------------------------------------------------------------------------------ tiles
+
+    def _upscale(self, lr: np.ndarray, recipe: Recipe, progress: Progress | None) -> Kept:
+        """(h, w, 3) uint8 -> its enlargement by four, with smaller tiles after running out of memory."""
+        side = recipe.tile or TILE
+        while True:
+            try:
+                return self._upscale_tiled(lr, recipe, side, progress)
+            except MemoryError:
+                side //= 2
+                if recipe.tile is not None or side < SMALLEST_TILE:
+                    raise
+
+    def _upscale_tiled(self, lr: np.ndarray, recipe: Recipe, side: int, progress: Progress | None) -> Kept:
+        padded = _padded(lr)
+        side = max(SMALLEST, side // LR_TOKEN * LR_TOKEN)
+        overlap = min(recipe.overlap, side // 2)
+        rows, columns = padded.shape[:2]
+        tiles = plan_tiles(rows, columns, (fitted_side(rows, side, overlap), fitted_side(columns, side, overlap)),
+                           overlap)
+        canvases = {fidelity: TileCanvas(rows, columns, overlap) for fidelity in recipe.fidelities}
+        ids = IdCanvas(rows, columns, overlap) if recipe.maps else None
+        noise = self._noise(recipe.seed, recipe.layer, padded)
+        kept = Kept(recipe, lr.shape[:2], padded, tiles, overlap, [], [], [], {}, None)
+        for number, group in enumerate(_groups(tiles, recipe.tile_batch)):
+            drawn = self._draw(padded, group, noise, recipe)
+            for index, place in enumerate(group):
+                for fidelity, canvas in canvases.items():
+                    canvas.add(place, drawn.photos[fidelity][index])
+                if ids is not None:
+                    ids.add(place, drawn.maps[index])
+            if recipe.keep:
+                _keep(kept, drawn, self.engine.finishes)
+            if progress is not None:
+                progress(min((number + 1) * recipe.tile_batch, len(tiles)), len(tiles))
+        pictures = {fidelity: canvas.finish() for fidelity, canvas in canvases.items()}
+        return replace(kept, pictures=pictures, ids=None if ids is None else ids.finish())
+
+    def _draw(self, lr: np.ndarray, tiles: list[Tile], noise: NoiseField, recipe: Recipe) -> Drawn:
+        y = _pixels(lr, tiles)
+        features, restored = self.engine.restore(y)
+        z = z_y = tokens = None
+        if recipe.samples:
+            z_y = self.engine.encode(restored)
+            eps = np.stack([noise.window(tile) for tile in tiles])
+            z, tokens = sample(self.engine, self.schedule, z_y, eps, recipe.steps, recipe.start_from)
+        references = dict.fromkeys(recipe.fidelities, y)
+        z_x = z[:, : self.engine.latent_channels] if z is not None and recipe.from_sample else None
+        photos = self._photos(z_x, features, tokens, restored, recipe.color_fix, references)
+        maps = self._read_maps(restored, z) if z is not None and recipe.maps else []
+        return Drawn(photos, maps, z, z_y, features)
+
+    def _photos(self, z_x: np.ndarray | None, features: np.ndarray | None, tokens: np.ndarray | None,
+                restored: np.ndarray | None, color_fix: str,
+                references: dict[float, np.ndarray]) -> dict[float, np.ndarray]:
+        """Fidelity -> photo (B, 3, 4h, 4w) in the colours of its reference (B, 3, any, any).
+
+        Without z_x the photo is drawn from the restored one. Fidelity 0 of a sample alone does without that.
+        """
+        photo = restored
+        if min(references) < 1:
+            photo = self.engine.finish(restored, features) if z_x is None else self.engine.decode(z_x, features, tokens)
+        return {f: match_color(_between(photo, restored, f), reference, color_fix)
+                for f, reference in references.items()}
+
+    def _read_maps(self, restored: np.ndarray, z: np.ndarray) -> list[np.ndarray]:
+        """(4h, 4w) int32 ids of each tile."""
+        maps = self.engine.decode_map(z[:, self.engine.latent_channels :])
+        pairs = [[p.clip(0, 1).transpose(1, 2, 0) for p in pair] for pair in zip(restored, maps, strict=True)]
+        return [segment(photo, colors, self.engine.pair_odds) if self.engine.reads_pairs else decode_id_map(colors)
+                for photo, colors in pairs]
+
+    def _noise(self, seed: int, layer: int, padded: np.ndarray) -> NoiseField:
+        return NoiseField(seed, 2 * self.engine.latent_channels, padded.shape[1] // LR_LATENT, layer)
+
+    # ---------------------------------------------------------------------------------------- objects
+
+    def _plan_crops(self, mask: np.ndarray, kept: Kept) -> list[tuple[int, Tile]]:
+        crops = plan_crops(mask, kept.tiles)
+        if not self.engine.spread_positions:
+            return crops
+        return [(number, kept.tiles[number]) for number in sorted({number for number, _ in crops})]
+
+    def _resample(self, kept: Kept, mask: np.ndarray, crops: list[tuple[int, Tile]], seed: int,
+                  done: Callable[[], None]) -> Kept:
+        """Draws what lies under the mask (4H, 4W) once more; `done` is called after each crop."""
+        share = latent_mask(mask)
+        fields = tuple(self._noise(each, kept.recipe.layer, kept.lr) for each in (kept.recipe.seed, seed))
+        latents = list(kept.latents)
+        patch = Patch(mask, [crop for _, crop in crops], kept.overlap)
+        for number, group in groupby(crops, key=itemgetter(0)):
+            tile, parts = kept.tiles[number], [crop for _, crop in group]
+            places = [(..., *latents_of(crop, tile)) for crop in parts]
+            latents[number] = latents[number].copy()
+            for place in places:
+                latents[number][place] = 0
+            for crop, place, weight in zip(parts, places, crop_weights(parts), strict=True):
+                z, photos = self._resample_crop(kept, number, crop, share, fields)
+                latents[number][place] += at_latents(weight) * z
+                patch.add(tile, crop, photos, weight)
+                done()
+        return replace(kept, latents=latents, pictures=patch.apply(kept.pictures))
+
+    def _resample_crop(self, kept: Kept, number: int, crop: Tile, share: np.ndarray,
+                       fields: tuple[NoiseField, ...]) -> tuple[np.ndarray, dict[float, np.ndarray]]:
+        """z (2C, h / 2, w / 2) and the photos (3, 4h, 4w) of a part of a tile, drawn anew where `share` says."""
+        recipe, tile, y = kept.recipe, kept.tiles[number], _pixels(kept.lr, [crop])
+        local, place = crop.within(tile), (None, ..., *latents_of(crop, tile))
+        old, new = (field.window(crop)[None] for field in fields)
+        z, tokens = sample(self.engine, self.schedule, kept.conditions[number][place], new, recipe.steps,
+                           recipe.start_from, (local.top // LR_TOKEN, local.left // LR_TOKEN),
+                           Known(kept.latents[number][place], old, share[latents_of(crop)]))
+        references = dict.fromkeys(recipe.fidelities - {1.0}, y)
+        features = restored = None
+        if any(references):  # a mixture with the restored photo
+            features, restored = self.engine.restore(y)
+        elif kept.features:
+            features = kept.features[number][(None, ..., *local.slices)].astype(np.float32)
+        if recipe.color_fix == "adain":  # a crop has other means than its tile: those of the picture before
+            references = {f: _pixels(kept.pictures[f], [crop.times(SCALE)]) for f in references}
+        if not references:
+            return z[0], {}
+        photos = self._photos(z[:, : self.engine.latent_channels], features, tokens, restored, recipe.color_fix,
+                              references)
+        return z[0], {fidelity: photo[0] for fidelity, photo in photos.items()}
+
+
+# ------------------------------------------------------------------------------------------------ pictures
+
+
+def _to_array(image: Picture) -> np.ndarray:
+    if isinstance(image, (str, os.PathLike)):
+        return read_image(image).rgb
+    array = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise ValueError(f"image: expected (H, W, 3) uint8, not {array.shape} {array.dtype}")
+    return array
+
+
+def _check(recipe: Recipe, lr: np.ndarray) -> None:
+    if min(lr.shape[:2]) < SMALLEST:
+        raise ValueError(f"image: {lr.shape[1]}x{lr.shape[0]} is too small, at least {SMALLEST}x{SMALLEST} is needed")
+    if not 1 <= recipe.scale <= SCALE**2:
+        raise ValueError(f"scale must be 1 to {SCALE**2}, not {recipe.scale}")
+    if recipe.steps < 1:
+        raise ValueError(f"num_inference_steps must be 1 or more, not {recipe.steps}")
+    if not 0 <= recipe.seed < 2**64:
+        raise ValueError(f"seed must be 0 to 2^64 - 1, not {recipe.seed}")
+    _check_choice("start_from", recipe.start_from, ("noise", "lr"))
+    if not 0 <= recipe.fidelity <= 1:
+        raise ValueError(f"fidelity must be 0 to 1, not {recipe.fidelity}")
+    _check_choice("color_fix", recipe.color_fix, COLOR_FIXES)
+    if recipe.tile is not None and recipe.tile < SMALLEST:
+        raise ValueError(f"tile must be at least {SMALLEST}, not {recipe.tile}")
+    if recipe.tile_batch < 1:
+        raise ValueError(f"tile_batch must be 1 or more, not {recipe.tile_batch}")
+    if not 0 <= recipe.strength <= 1:
+        raise ValueError(f"strength must be 0 to 1, not {recipe.strength}")
+    if recipe.overlap < 0:
+        raise ValueError(f"overlap must be 0 or more, not {recipe.overlap}")
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def _pixels(picture: np.ndarray, tiles: list[Tile]) -> np.ndarray:
+    """Some tiles of a picture (H, W, 3) uint8: (B, 3, h, w) float32 in [0, 1]."""
+    stack = np.stack([picture[tile.slices] for tile in tiles]).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(stack, np.float32) / 255
+
+
+def _padded(lr: np.ndarray) -> np.ndarray:
+    """Mirrored at the bottom and right to whole tokens."""
+    below, right = (-side % LR_TOKEN for side in lr.shape[:2])
+    return np.pad(lr, ((0, below), (0, right), (0, 0)), mode="symmetric")
+
+
+def _between(photo: Any, restored: Any, fidelity: float) -> np.ndarray:
+    if fidelity in (0, 1):
+        return restored if fidelity else photo
+    return np.float32(fidelity) * restored + np.float32(1 - fidelity) * photo
+
+
+def _keep(kept: Kept, drawn: Drawn, finishes: bool) -> None:
+    assert drawn.z is not None and drawn.z_y is not None  # a recipe that keeps samples
+    kept.latents.extend(drawn.z)
+    kept.conditions.extend(drawn.z_y)
+    if finishes and drawn.features is not None:
+        kept.features.extend(drawn.features.astype(np.float16))
+
+
+def _native(kept: Kept, strengths: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """The picture (4h, 4w, 3) uint8 at these strengths, and its ids, without the padding."""
+    box = np.s_[: kept.size[0] * SCALE, : kept.size[1] * SCALE]
+    picture = mix_strengths(kept.pictures, kept.recipe, strengths)
+    return picture[box], None if kept.ids is None else kept.ids[box]
+
+
+def _resized(picture: np.ndarray, ids: np.ndarray | None, size: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
+    if list(picture.shape[:2]) == size:
+        return picture, ids
+    height, width = size
+    if ids is not None:  # the nearest pixel's, between centres
+        rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, ids.shape, strict=True))
+        ids = ids[np.ix_(rows, columns)]
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)), ids
+
+
+def _groups(tiles: list[Tile], size: int) -> Iterator[list[Tile]]:
+    for start in range(0, len(tiles), size):
+        yield tiles[start : start + size]
+
+
+def _counter(total: int, progress: Progress | None) -> Callable[[], None]:
+    """Calls `progress` with (calls so far, total)."""
+    numbers = iter(range(1, total + 1))
+    return lambda: progress(next(numbers), total) if progress is not None else None
