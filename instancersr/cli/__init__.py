@@ -2,7 +2,7 @@
 
 # isort: off
 # In the order of --help.
-from . import upscale, train, ablate, merge, plan, prepare, evaluate, web, doctor  # noqa: F401
+from . import upscale, train, ablate, merge, export, plan, prepare, evaluate, web, doctor  # noqa: F401
 from .app import main
 
 __all__ = ["main"]

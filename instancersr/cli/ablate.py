@@ -8,10 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from instancersr.errors import MissingPackage
-
 from .app import app
-from .messages import as_line, one_line_errors
+from .messages import as_line, needs, one_line_errors
 
 
 @app.command(epilog="Example:  instancersr ablate configs/ablations/mini.yaml seeds=[0]")
@@ -23,13 +21,11 @@ def ablate(
 ) -> None:
     """Train the paper's cases, measure them, and write its Table 2 and Figures 1 and 4; resumes if stopped."""
     with one_line_errors():
-        try:
+        with needs("eval"):
             import matplotlib  # noqa: F401
             import sklearn  # noqa: F401
 
             from instancersr.lab.evaluation.ablation import run_ablation
-        except ImportError as error:
-            raise MissingPackage(error, "eval") from error
         folder = run_ablation(config, overrides or [])
         typer.echo((folder / "table.md").read_text())
         Console().print(as_line(f"done: {folder}"), soft_wrap=True)

@@ -11,7 +11,7 @@ from rich.console import Console
 from instancersr.errors import UserError
 
 from .app import app
-from .messages import as_line, one_line_errors
+from .messages import as_line, needs, one_line_errors
 from .progress import CountProgress
 
 
@@ -34,8 +34,9 @@ def evaluate(
 ) -> None:
     """Compare methods on pictures by metrics; the same command goes on where a stopped one ended."""
     with one_line_errors():
-        from instancersr.lab.evaluation import evaluate as evaluation
-        from instancersr.lab.training.config import load_section
+        with needs("eval"):
+            from instancersr.lab.evaluation import evaluate as evaluation
+            from instancersr.lab.training.config import load_section
 
         if config:
             if lr or hr or method or output or weights:

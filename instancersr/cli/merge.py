@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from .app import app
-from .messages import as_line, one_line_errors
+from .messages import as_line, needs, one_line_errors
 from .options import split_number
 
 
@@ -18,14 +18,15 @@ from .options import split_number
 def merge(
     output: Annotated[Path, typer.Argument(help="Folder for the merged model; it must not exist.")],
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL=SHARE", help="Each 'builtin', a folder saved by save_pretrained, "
+        list[str], typer.Argument(metavar="MODEL=SHARE", help="Each 'builtin', a folder with a model, "
                                   "or a hub id; shares sum to 1, some may be negative.")
     ],
 ) -> None:
     """Add up the weights of models of one ancestry, each times its share: a mean, or a step beyond one of them."""
     shares = [split_number(text, math.isfinite, "MODEL=SHARE, such as runs/a/model=0.5", "MODEL") for text in models]
     with one_line_errors():
-        from instancersr.lab.merging import merge as merge_models
+        with needs("torch"):
+            from instancersr.lab.merging import merge as merge_models
 
         merge_models(shares, output)
         Console().print(as_line(f"done: {output}"), soft_wrap=True)

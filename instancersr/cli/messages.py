@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from instancersr.errors import UserError
+from instancersr.errors import MissingPackage, UserError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -27,6 +27,19 @@ def one_line_errors() -> Iterator[None]:
         fail(errors, f"error: {first_line(error)}", 1)
     except KeyboardInterrupt as interruption:
         fail(errors, f"interrupted: {interruption}" if str(interruption) else "interrupted", INTERRUPTED)
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Around imports that are in an optional part of the installation.
+
+    Raises:
+        MissingPackage: it is not there.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MissingPackage(error, extra) from error
 
 
 def fail(console: Console, message: str, code: int) -> None:

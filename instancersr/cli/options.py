@@ -8,6 +8,7 @@ from typing import Literal
 import typer
 
 Device = Literal["auto", "cpu", "cuda", "mps", "rocm", "directml", "coreml", "openvino"]
+TorchDevice = Literal["auto", "cpu", "cuda", "mps"]
 EngineName = Literal["auto", "onnx", "torch"]
 Quality = Literal["fast", "balanced", "best"]
 

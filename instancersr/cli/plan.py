@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from .app import app
-from .messages import one_line_errors
+from .messages import needs, one_line_errors
 
 
 @app.command(epilog="Example:  instancersr plan configs/paper.yaml --gpus 8 --gpu H100 sharded=true")
@@ -33,8 +33,9 @@ def plan(
 ) -> None:
     """Say what a training run costs before it is begun: FLOPs, memory, images/s, days, energy."""
     with one_line_errors():
-        from instancersr.lab.evaluation import plan as planning
-        from instancersr.lab.training.config import load_config
+        with needs("train"):
+            from instancersr.lab.evaluation import plan as planning
+            from instancersr.lab.training.config import load_config
 
         run = load_config(config, overrides or [])
         setup = planning.Setup(planning.find_gpu(gpu), gpus, mfu, 1, run.sharded, planning.checkpointing(run),

@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 
 from .app import app
-from .messages import as_line, one_line_errors
-from .options import Device
+from .messages import as_line, needs, one_line_errors
+from .options import TorchDevice
 from .progress import CountProgress
 
 
@@ -38,7 +38,7 @@ def prepare(
     ray: Annotated[
         str | None, typer.Option(help="Work on a Ray cluster instead: its address, or 'auto'.")
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where the models compute.")] = "auto",
+    device: Annotated[TorchDevice, typer.Option(help="Where the models compute.")] = "auto",
 ) -> None:
     """Make WebDataset shards of photos, with instance masks; the same command goes on where a stopped one ended.
 
@@ -46,14 +46,16 @@ def prepare(
     """
     errors = Console(stderr=True)
     with one_line_errors():
-        from instancersr.batch.loading import pick_device
-        from instancersr.lab.data.prepare.run import prepare_photos
-        from instancersr.lab.data.prepare.sample import Settings
+        from instancersr.loading import pick_torch_device
+
+        with needs("train"):
+            from instancersr.lab.data.prepare.run import prepare_photos
+            from instancersr.lab.data.prepare.sample import Settings
 
         with CountProgress(errors, "photos") as progress:
             try:
                 manifest = prepare_photos(photos, output, Settings(size, sam, latents, features), shard_photos,
-                                          shard_mb, workers, ray, pick_device(device), progress.show)
+                                          shard_mb, workers, ray, pick_torch_device(device), progress.show)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt("the same command goes on with what is left") from None
         without = manifest["photos"] - manifest["with_masks"]

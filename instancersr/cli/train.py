@@ -8,10 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from instancersr.errors import MissingPackage
-
 from .app import app
-from .messages import as_line, one_line_errors
+from .messages import as_line, needs, one_line_errors
 
 
 @app.command(
@@ -25,9 +23,7 @@ def train(
 ) -> None:
     """Train a model as a configuration says; the same command resumes a run that was stopped."""
     with one_line_errors():
-        try:
+        with needs("train"):
             from instancersr.lab.training.trainer import train_from_config
-        except ImportError as error:
-            raise MissingPackage(error, "train") from error
         folder = train_from_config(config, overrides or [])
         Console().print(as_line(f"done: {folder}"), soft_wrap=True)

@@ -11,7 +11,7 @@ from instancersr.errors import MissingPackage
 
 from .app import app
 from .messages import one_line_errors
-from .options import Device
+from .options import Device, EngineName
 
 
 @app.command(epilog="Example:  instancersr web --port 7860")
@@ -24,20 +24,23 @@ def web(
     ] = None,
     max_megapixels: Annotated[float, typer.Option(min=0.001, max=80, help="Largest photo.")] = 16,
     model: Annotated[
-        str, typer.Option(help="'builtin', a folder saved by save_pretrained, or a hub id.")
+        str, typer.Option(help="'builtin', a folder with a model, or a hub id.")
     ] = "builtin",
     device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
+    engine: Annotated[
+        EngineName, typer.Option(help="What computes; auto: ONNX Runtime, and torch where only torch can.")
+    ] = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; without it, what torch chooses.")
+        int | None, typer.Option(min=1, help="CPU threads; without it, what the engine chooses.")
     ] = None,
 ) -> None:
     """Serve a page for the browser: upscale photos, compare, change single objects, download."""
     if auth is not None and not all(auth.partition(":")):
         raise typer.BadParameter("expected USER:PASSWORD", param_hint="--auth")
     with one_line_errors():
-        from instancersr.batch.loading import load_pipeline
+        from instancersr.loading import load_upscaler
         from instancersr.web.server import serve
 
         if find_spec("gradio") is None:  # imported later: it reads its settings at once
             raise MissingPackage(ImportError("No module named 'gradio'"), "web")
-        serve(load_pipeline(model, device, threads), host, port, auth, round(max_megapixels * 1e6))
+        serve(load_upscaler(model, device, threads, engine), host, port, auth, round(max_megapixels * 1e6))

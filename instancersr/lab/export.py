@@ -1,240 +1,102 @@
-"""A model's graphs for ONNX Runtime, which hold no weights: they point into its safetensors files.
-
-ONNX keeps large tensors as (file, offset, length), and a safetensors file is raw little-endian tensors after a header:
-so one copy of the weights serves torch and ONNX Runtime alike.
-"""
+"""A training run, or a pipeline, becomes a model that an upscale runs without torch."""
 
 from __future__ import annotations
 
-import io
 import json
-import warnings
-from dataclasses import dataclass
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import onnx
-import torch
-from onnx import TensorProto, helper
-from torch import Tensor, nn
-from torch.onnx import symbolic_helper
+from pydantic import Field, TypeAdapter, ValidationError
 
-from ..model import GRAPHS, Model
-from .method.diffusion import Denoiser, decode, decode_photo, encode_moments, restore, token_layer
+from ..errors import UserError
+from ..files import whole_folder
+from ..model import INDEX, find_model
+from .graphs import write_graphs
+from .pipeline import InstanceRSRPipeline
+from .training.checkpoint import PREFIX, list_checkpoints, load_average
+from .training.config import AnyTrainConfig
+from .training.trainer import OBJECTIVES
 
-OPSET = 20
-TYPES = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16}
-"""Of safetensors -> of ONNX."""
-
-
-class Graph(nn.Module):
-    """A method of an engine, to be traced: a call with the inputs' tensors gives the outputs' tensors.
-
-    Sub-modules have the names of the model's parts, so that weights are called PART.NAME.
-
-    inputs, outputs: name -> its axes of any length.
-    """
-
-    inputs: dict[str, dict[int, str]]
-    outputs: dict[str, dict[int, str]]
+ONE_PART = {"autoencoder": "autoencoder", "restoration": "restoration", "map": "map_decoder"}
+"""Task of a training run -> the only part of a model that it trains."""
 
 
-BATCH = {0: "batch"}
-PLANE = BATCH | {2: "height", 3: "width"}
-TOKENS = BATCH | {1: "tokens"}
+def export(source: str, output: Path, base: str = "builtin") -> None:
+    """Writes a model with its graphs.
 
-
-class Restore(Graph):
-    inputs = {"y": PLANE}
-
-    def __init__(self, pipeline: Any):
-        super().__init__()
-        self.restoration = pipeline.restoration
-        self.outputs = {"features": PLANE, "restored": PLANE} if self.restoration else {"restored": PLANE}
-
-    def forward(self, y: Tensor) -> Any:
-        features, restored = restore(self.restoration, y)
-        return restored if features is None else (features, restored)
-
-
-class Encode(Graph):
-    inputs, outputs = {"pictures": PLANE}, {"latents": PLANE}
-
-    def __init__(self, pipeline: Any):
-        super().__init__()
-        self.autoencoder = pipeline.autoencoder
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        return encode_moments(self.autoencoder, pictures)[0]
-
-
-class Denoise(Graph):
-    inputs = {"z_t": PLANE, "z_y": PLANE, "timestep": BATCH, "offset": BATCH}
-
-    def __init__(self, pipeline: Any):
-        super().__init__()
-        self.transformer, self.controlnet = pipeline.transformer, pipeline.controlnet
-        self.scheduler = pipeline.scheduler
-        self.layer = token_layer(pipeline.transformer, pipeline.detail_decoder)
-        self.outputs = {"clean": PLANE, "tokens": TOKENS} if self.layer else {"clean": PLANE}
-
-    def forward(self, z_t: Tensor, z_y: Tensor, timestep: Tensor, offset: Tensor) -> Any:
-        denoiser = Denoiser(self.transformer, self.controlnet, self.scheduler)
-        prediction = denoiser(z_t, z_y, timestep, offset, self.layer)
-        return (prediction.clean, prediction.hidden) if self.layer else prediction.clean
-
-
-class Decode(Graph):
-    outputs = {"photo": PLANE}
-
-    def __init__(self, pipeline: Any):
-        super().__init__()
-        self.autoencoder, self.detail_decoder = pipeline.autoencoder, pipeline.detail_decoder
-        self.inputs = {"z_x": PLANE}
-        if self.detail_decoder is not None:
-            self.inputs = self.inputs | {"features": PLANE}
-            if self.detail_decoder.config.token_channels:
-                self.inputs = self.inputs | {"tokens": TOKENS}
-
-    def forward(self, z_x: Tensor, features: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
-        return decode_photo(self.autoencoder, self.detail_decoder, z_x, features, tokens)
-
-
-class Finish(Graph):
-    inputs, outputs = {"restored": PLANE, "features": PLANE}, {"photo": PLANE}
-
-    def __init__(self, pipeline: Any):
-        super().__init__()
-        self.detail_decoder = pipeline.detail_decoder
-
-    def forward(self, restored: Tensor, features: Tensor) -> Tensor:
-        return self.detail_decoder(restored, features)
-
-
-class DecodeMap(Graph):
-    inputs, outputs = {"z_m": PLANE}, {"map": PLANE}
-
-    def __init__(self, pipeline: Any):
-        super().__init__()
-        self.autoencoder = pipeline.autoencoder
-
-    def forward(self, z_m: Tensor) -> Tensor:
-        return decode(self.autoencoder, z_m)
-
-
-class PairOdds(Graph):
-    inputs, outputs = {"pairs": BATCH | {1: "others"}}, {"odds": BATCH | {1: "others"}}
-
-    def __init__(self, pipeline: Any):
-        super().__init__()
-        self.map_decoder = pipeline.map_decoder
-
-    def forward(self, pairs: Tensor) -> Tensor:
-        return self.map_decoder(pairs)
-
-
-KINDS = dict(zip(GRAPHS, (Restore, Encode, Denoise, Decode, Finish, DecodeMap, PairOdds), strict=True))
-
-
-def write_graphs(folder: Path) -> None:
-    """Writes the graphs of a saved pipeline into its folder.
+    Args:
+        source: the folder of a training run (finished, stopped or killed: its last checkpoint is taken), one of its
+            checkpoints, or what `find_model` takes.
+        output: a folder that does not exist yet.
+        base: for a run that trains one part alone, the model whose other parts it gets.
 
     Raises:
-        OSError: the folder holds no pipeline.
+        UserError: the run has no checkpoint, its configuration is of another version, or `output` exists.
+        OSError: there is no such model.
     """
-    from .pipeline import InstanceRSRPipeline
-
-    pipeline = InstanceRSRPipeline.from_pretrained(folder)
-    examples = _examples(pipeline)
-    weights = _stored_tensors(Model(folder))
-    needs = {"finish": pipeline.detail_decoder, "pair_odds": pipeline.map_decoder}
-    for name, kind in KINDS.items():
-        if needs.get(name, True) is not None:
-            graph = kind(pipeline)
-            model = _trace(graph, tuple(examples[each] for each in graph.inputs))
-            _point_into_files(model, weights)
-            Model(folder).graph(name).write_bytes(model.SerializeToString())
+    checkpoint = _last_checkpoint(Path(source))
+    with whole_folder(output) as folder:
+        if checkpoint is None:
+            shutil.copytree(find_model(source).folder, folder, dirs_exist_ok=True,
+                            ignore=shutil.ignore_patterns("*.onnx", ".git*"))
+        else:
+            _assemble(checkpoint, folder, base)
+        write_graphs(folder)
 
 
-def _examples(pipeline: Any) -> dict[str, Tensor]:
-    """An input of each name, for a photo of 32x48; batch, height and width all differ, as nothing may be fixed."""
-    transformer, detail = pipeline.transformer.config, pipeline.detail_decoder
-    channels, grid = transformer.in_channels // 2, (16, 24)
-    return {
-        "y": torch.rand(3, 3, 32, 48), "pictures": torch.rand(3, 3, 128, 192), "restored": torch.rand(3, 3, 128, 192),
-        "z_t": torch.randn(3, 2 * channels, *grid), "z_y": torch.randn(3, channels, *grid),
-        "z_x": torch.randn(3, channels, *grid), "z_m": torch.randn(3, channels, *grid),
-        "timestep": torch.full((3,), 500), "offset": torch.zeros(3, 2, dtype=torch.int64),
-        "features": torch.randn(3, detail.config.feature_channels if detail else 1, 32, 48),
-        "tokens": torch.randn(3, 8 * 12, transformer.width),
-        "pairs": torch.randn(5, 5, pipeline.map_decoder.config.features if pipeline.map_decoder else 1)}
+def _last_checkpoint(folder: Path) -> Path | None:
+    """Of a training run; None where the folder is none."""
+    if folder.name.startswith(PREFIX) and (folder / "state.json").is_file():
+        return folder
+    found = list_checkpoints(folder)
+    if not found and (folder / "run.json").is_file() and not (folder / INDEX).is_file():
+        raise UserError(f"{folder}: this run has no checkpoint yet; wait for the first, or lower log.checkpoint_images")
+    return found[-1] if found else None
 
 
-@symbolic_helper.parse_args("v", "i")
-def _pixel_unshuffle(graph: Any, x: Any, factor: int) -> Any:
-    """Of an RGB picture: torch's exporter would fix its size. ONNX has the pixel before the channel, torch after it."""
-    blocks = graph.op("SpaceToDepth", x, blocksize_i=factor)
-    order = torch.arange(3 * factor**2).view(factor**2, 3).T.flatten()
-    return graph.op("Gather", blocks, graph.op("Constant", value_t=order), axis_i=1)
+def _assemble(checkpoint: Path, folder: Path, base: str) -> None:
+    """The averaged networks of a checkpoint, and what they were trained with, as a pipeline."""
+    notes = json.loads((checkpoint / "state.json").read_text())
+    config = _without_losses(_configuration(notes["config"], checkpoint))
+    objective = OBJECTIVES[config.task](config)
+    try:
+        load_average(checkpoint, objective.model)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    part = ONE_PART.get(config.task)
+    if part is None:
+        if notes.get("residual_std"):
+            objective.model["transformer"].register_to_config(residual_std=notes["residual_std"])
+        objective.export(objective.model.eval(), folder)
+        return
+    objective.export(objective.model.eval(), folder / "trained")
+    pipeline: Any = InstanceRSRPipeline.from_pretrained(config.pipeline if config.task == "map" else base)
+    trained = type(objective.model).from_pretrained(folder / "trained", low_cpu_mem_usage=False).eval()
+    shutil.rmtree(folder / "trained")
+    type(pipeline)(**(pipeline.components | _settings(pipeline) | {part: trained})).save_pretrained(folder)
 
 
-@torch.no_grad()
-def _trace(graph: Graph, inputs: tuple[Tensor, ...]) -> onnx.ModelProto:
-    """The graph with its weights inside; without folding they keep their names."""
-    buffer = io.BytesIO()
-    torch.onnx.register_custom_op_symbolic("aten::pixel_unshuffle", _pixel_unshuffle, OPSET)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the older exporter, and of constants that the trace is right about
-        torch.onnx.export(graph.eval(), inputs, buffer, input_names=list(graph.inputs),
-                          output_names=list(graph.outputs), dynamic_axes=graph.inputs | graph.outputs,
-                          opset_version=OPSET, do_constant_folding=False, dynamo=False)
-    return onnx.load_from_string(buffer.getvalue())
+def _configuration(values: dict[str, Any], checkpoint: Path) -> AnyTrainConfig:
+    kinds: Any = Annotated[AnyTrainConfig, Field(discriminator="task")]
+    try:
+        return TypeAdapter(kinds).validate_python(values)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError(f"{checkpoint}: its configuration is of another version ({where})") from error
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A tensor in a file: where, and of which type."""
-
-    file: str
-    offset: int
-    length: int
-    dtype: str
-    shape: list[int]
+def _settings(pipeline: Any) -> dict[str, Any]:
+    return {key: pipeline.config[key] for key in ("default_steps", "default_fidelity", "default_quality")}
 
 
-def _stored_tensors(model: Model) -> dict[str, Stored]:
-    """PART.NAME -> where it lies, for every tensor of every part."""
-    found = {}
-    for file in sorted(model.folder.glob("*/*.safetensors")):
-        with open(file, "rb") as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(size))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                begin, end = entry["data_offsets"]
-                found[f"{file.parent.name}.{name}"] = Stored(
-                    file.relative_to(model.folder).as_posix(), 8 + size + begin, end - begin, entry["dtype"],
-                    entry["shape"])
-    return found
-
-
-def _point_into_files(model: onnx.ModelProto, stored: dict[str, Stored]) -> None:
-    """Takes the weights out of the graph; those in half precision are cast where they come in."""
-    casts = []
-    for tensor in model.graph.initializer:
-        place = stored.get(tensor.name)
-        if place is None:
-            continue
-        assert list(tensor.dims) == place.shape, f"{tensor.name}: {list(tensor.dims)}, stored as {place.shape}"
-        tensor.ClearField("raw_data")
-        tensor.data_type, tensor.data_location = TYPES[place.dtype], TensorProto.EXTERNAL
-        for key, value in (("location", place.file), ("offset", place.offset), ("length", place.length)):
-            tensor.external_data.add(key=key, value=str(value))
-        if place.dtype != "F32":
-            casts.append(tensor.name)
-    for node in model.graph.node:
-        for number, name in enumerate(node.input):
-            if name in casts:
-                node.input[number] = f"{name}.float"
-    for name in casts:
-        model.graph.node.insert(0, helper.make_node("Cast", [name], [f"{name}.float"], to=TensorProto.FLOAT))
+def _without_losses(config: AnyTrainConfig) -> AnyTrainConfig:
+    """The configuration without what is only needed to train: teachers and judges, which may not be here."""
+    if config.task == "restoration":
+        return config.model_copy(update={"perceptual": config.perceptual.model_copy(update={"weight": 0.0})})
+    if config.task == "diffusion":
+        quiet = config.sampler.perceptual.model_copy(update={"weight": 0.0})
+        sampler = config.sampler.model_copy(update={"perceptual": quiet, "adversarial_weight": 0.0})
+        alignment = config.alignment.model_copy(update={"teacher": None})
+        return config.model_copy(update={"sampler": sampler, "alignment": alignment})
+    return config

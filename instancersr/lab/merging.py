@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from instancersr.errors import UserError
+from instancersr.files import whole_folder
 
 if TYPE_CHECKING:
     from .pipeline import InstanceRSRPipeline
@@ -40,13 +40,16 @@ def merge(models: Sequence[tuple[str, float]], output: str | os.PathLike) -> Non
             exists.
         OSError: a model cannot be read.
     """
-    from .pipeline import InstanceRSRPipeline  # training adds weights up without it
-
-    output, total = Path(output), math.fsum(share for _, share in models)
-    if output.exists():
-        raise UserError(f"{output}: exists already; give the merged model another folder")
+    total = math.fsum(share for _, share in models)
     if not math.isclose(total, 1, abs_tol=1e-6):
         raise UserError(f"the shares sum to {total:g}; they must sum to 1, or the networks would be scaled")
+    with whole_folder(Path(output)) as folder:
+        _merged(models).save_pretrained(folder)
+
+
+def _merged(models: Sequence[tuple[str, float]]) -> InstanceRSRPipeline:
+    from .pipeline import InstanceRSRPipeline  # training adds weights up without it
+
     merged = InstanceRSRPipeline.from_pretrained(models[0][0])
     sums: dict[str, dict[str, Tensor]] = {part: {} for part in MERGED}
     for name, share in models:
@@ -57,7 +60,7 @@ def merge(models: Sequence[tuple[str, float]], output: str | os.PathLike) -> Non
     for part, weights in sums.items():
         if weights:
             getattr(merged, part).load_state_dict(weights)
-    _save(merged, output)
+    return merged
 
 
 def add_weights(total: dict[str, Tensor], network: nn.Module | None, share: float) -> None:
@@ -80,11 +83,3 @@ def _check_kin(first: InstanceRSRPipeline, other: InstanceRSRPipeline, name: str
     for part in MERGED:
         if shapes(getattr(first, part)) != shapes(getattr(other, part)):
             raise UserError(f"{name}: its {part} has not the shape of the first model's")
-
-
-def _save(pipeline: InstanceRSRPipeline, output: Path) -> None:
-    """Saves to a folder beside it first, so that no half-written model is left."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as folder:
-        pipeline.save_pretrained(Path(folder, "model"))
-        Path(folder, "model").rename(output)

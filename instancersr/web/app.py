@@ -16,7 +16,8 @@ import gradio as gr
 
 from ..errors import UserError
 from ..images.reading import READABLE
-from ..presets import FIDELITY, QUALITY
+from ..presets import FIDELITY
+from ..upscaler import QUALITIES
 from .jobs import Job, Progress, Stopped, Worker
 from .session import Result, Sessions, Setting
 from .studio import Options, Outcome, Studio, address, save
@@ -50,7 +51,7 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                 photos = gr.File(label="Photos: drop, paste or choose", file_count="multiple", height=160,
                                  file_types=["image", *READABLE], elem_id="photos")
                 scale = gr.Radio(SCALES, value=4, label="Enlarge")
-                quality = gr.Radio([(name.capitalize(), name) for name in QUALITY], value="balanced", label="Quality")
+                quality = gr.Radio([(name.capitalize(), name) for name in QUALITIES], value="balanced", label="Quality")
                 look = gr.Radio([(LOOKS[name], name) for name in FIDELITY], value="natural", label="Look")
                 suffix = gr.Radio(TYPES, value=".png", label="Save as")
                 with gr.Row():

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..upscaler import Upscaler
 
 OUTBOUND = re.compile(r"/proxy=|/file[=/]\s*https?:", re.IGNORECASE)
 """Addresses by which Gradio would fetch other addresses for a visitor."""
@@ -94,13 +95,12 @@ async def _answer(send: Any, status: int, headers: list[tuple[bytes, bytes]] | N
 
 
 @contextmanager
-def page_app(pipe: Any, max_pixels: int, auth: str | None = None) -> Iterator[Any]:
+def page_app(upscaler: Upscaler, max_pixels: int, auth: str | None = None) -> Iterator[Any]:
     """The page as an ASGI application; its files are in a new folder, which is deleted at the end.
 
     One at a time in a process: Gradio reads the folder's name from the environment.
 
     Args:
-        pipe: an InstanceRSRPipeline on its device.
         max_pixels: largest photo, in pixels.
         auth: "USER:PASSWORD", or None.
     """
@@ -116,7 +116,7 @@ def page_app(pipe: Any, max_pixels: int, auth: str | None = None) -> Iterator[An
 
         worker = Worker()
         try:
-            page = build_page(Studio(pipe, max_pixels), worker, Sessions(Path(folder)))
+            page = build_page(Studio(upscaler, max_pixels), worker, Sessions(Path(folder)))
             page.state_session_capacity = KEPT_SESSIONS  # Gradio's own notes on visitors; it would keep 10,000
             page.has_launched = True  # else Gradio takes any path on this machine for an uploaded file
             app = gr.mount_gradio_app(
@@ -129,7 +129,7 @@ def page_app(pipe: Any, max_pixels: int, auth: str | None = None) -> Iterator[An
             worker.close()
 
 
-def serve(pipe: Any, host: str, port: int, auth: str | None, max_pixels: int) -> None:
+def serve(upscaler: Upscaler, host: str, port: int, auth: str | None, max_pixels: int) -> None:
     """Serves the page until it is interrupted.
 
     Raises:
@@ -139,7 +139,7 @@ def serve(pipe: Any, host: str, port: int, auth: str | None, max_pixels: int) ->
 
     listener = _listen(host, port)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder is deleted then, too
-    with listener, page_app(pipe, max_pixels, auth) as app:
+    with listener, page_app(upscaler, max_pixels, auth) as app:
         print(f"http://{_in_url(host)}:{listener.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
         # a tab that is open at the end would otherwise leave a traceback; Gradio reports errors of the page itself
         config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=2)

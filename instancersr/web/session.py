@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..errors import UserError
 from ..images.reading import Photo
+from ..upscaler import Upscaled
 
 KEPT_PIXELS = 200_000_000
 """Pixels of results that are kept, of all visitors together; each takes some twenty-five bytes of memory."""
@@ -34,15 +35,15 @@ class Setting:
 class Result:
     """An enlarged photo.
 
-    name: of the results' files, without suffix. photo: the input. original: as the pipeline made it.
+    name: of the results' files, without suffix. photo: the input. original: as the upscaler made it.
     current: with the objects' settings. settings: by instance id, of the objects that have any.
     view: what the page shows.
     """
 
     name: str
     photo: Photo
-    original: Any
-    current: Any
+    original: Upscaled
+    current: Upscaled
     settings: dict[int, Setting] = field(default_factory=dict)
     view: dict[str, Any] = field(default_factory=dict)
 
@@ -51,9 +52,9 @@ class Result:
         return self.current.images[0]
 
     @property
-    def ids(self) -> np.ndarray:
-        """(H, W) int32 instance ids, 0: none."""
-        return self.original.instances[0]
+    def ids(self) -> np.ndarray | None:
+        """(H, W) int32 instance ids, 0: none; None where they were not asked for."""
+        return self.original.instances[0] if self.original.instances else None
 
 
 class Session:

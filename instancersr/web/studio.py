@@ -7,28 +7,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from ..batch.jobs import explain
 from ..edits import Edit
 from ..errors import UserError
 from ..images.reading import ImageError, Photo, read_image
-from ..presets import QUALITY
+from ..upscaler import Quality, Upscaler
 from .export import PREVIEW_SIDE, describe_objects, pack_map, shrink_map, write_preview, write_result, write_zip
 from .jobs import Job, Stopped
 from .session import Result, Session, Setting
 
+LAST = "The last photo. Enlarge one alone to change the objects in it."
+UNSAMPLED = "Fast finds no objects: choose another quality to change them."
+
 
 @dataclass(frozen=True)
 class Options:
-    """scale: enlargement of each side. quality: a key of QUALITY. fidelity: 0 to 1, None: the model's own.
+    """scale: enlargement of each side. quality: one of QUALITIES. fidelity: 0 to 1, None: the model's own.
 
     suffix: of the files to keep, such as ".png".
     """
 
     scale: float
-    quality: str
+    quality: Quality
     fidelity: float | None
     suffix: str
 
@@ -51,15 +53,14 @@ class Outcome:
 
 
 class Studio:
-    """Everything that the page does with the pipeline.
+    """Everything that the page does with the upscaler.
 
     Args:
-        pipe: an InstanceRSRPipeline on its device.
         max_pixels: largest input, in pixels.
     """
 
-    def __init__(self, pipe: Any, max_pixels: int):
-        self._pipe, self._max_pixels = pipe, max_pixels
+    def __init__(self, upscaler: Upscaler, max_pixels: int):
+        self._upscaler, self._max_pixels = upscaler, max_pixels
 
     def enlarge(self, session: Session, paths: list[Path], options: Options, job: Job) -> tuple[Outcome, Result | None]:
         """Upscales photos one by one; a bad one does not stop the others.
@@ -68,11 +69,12 @@ class Studio:
             What became of them, and the result to go on with where a single photo was asked for.
         """
         outcome, files, result = Outcome(), [], None
+        with_objects = len(paths) == 1 and options.quality != "fast"
         folder = session.new_file("results")
         folder.mkdir()
         for number, path in enumerate(paths):
             try:
-                result = self._enlarge(path, options, _part(job, number, len(paths)))
+                result = self._enlarge(path, options, with_objects, _part(job, number, len(paths)))
                 if len(paths) > 1:
                     target = _free(folder / f"{result.name}{options.suffix}")
                     outcome.notes += write_result(target, result.picture, result.photo)
@@ -82,7 +84,7 @@ class Studio:
             except Exception as error:  # whatever is wrong with a photo, the others are done
                 outcome.problems.append(_line(path, error))
             else:
-                outcome.pixels += result.ids.size
+                outcome.pixels += result.picture.width * result.picture.height
                 outcome.done.append("{}: {} × {} → {} × {} pixels".format(
                     path.name, result.photo.rgb.shape[1], result.photo.rgb.shape[0], *result.picture.size))
         outcome.notes = [note.replace(f"{folder}/", "") for note in outcome.notes]
@@ -91,14 +93,14 @@ class Studio:
             for file in files:
                 file.unlink()
         if result is not None:
-            show(session, result, with_objects=len(paths) == 1)
+            show(session, result, LAST if len(paths) > 1 else UNSAMPLED)
             outcome.view = result.view
         return outcome, result if len(paths) == 1 else None
 
-    def _enlarge(self, path: Path, options: Options, progress: Callable[[int, int], None]) -> Result:
+    def _enlarge(self, path: Path, options: Options, with_objects: bool, progress: Callable[[int, int], None]) -> Result:
         photo = read_image(path, self._max_pixels)
-        out = self._pipe(photo.rgb, scale=options.scale, fidelity=options.fidelity, keep_latents=True,
-                         progress=progress, **QUALITY[options.quality])
+        out = self._upscaler(photo.rgb, scale=options.scale, fidelity=options.fidelity, quality=options.quality,
+                             keep_latents=with_objects, instances=with_objects, progress=progress)
         return Result(f"{path.stem}_x{options.scale:g}", photo, out, out)
 
     def change(self, session: Session, result: Result, settings: dict[int, Setting], job: Job) -> None:
@@ -117,21 +119,21 @@ class Studio:
         if not edits:
             return result.original
         try:
-            return self._pipe.edit(result.original, edits=edits, progress=_part(job, 0, 1))
-        except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
+            return self._upscaler.edit(result.original, edits=edits, progress=_part(job, 0, 1))
+        except (ValueError, MemoryError) as error:
             raise UserError(_line(Path(result.name), error)) from error
 
 
-def show(session: Session, result: Result, with_objects: bool = True) -> None:
-    """Fills the result's view: addresses of both pictures, their size and, if asked for, the objects and their map."""
+def show(session: Session, result: Result, note: str) -> None:
+    """Fills the result's view: addresses of both pictures, their size, and the objects and their map, or else a note."""
     picture, photo = result.picture, result.photo
     before = write_preview(session.new_file("before.jpg"), _merely_enlarged(photo, picture.size), photo)
     width, height = picture.size
     result.view = {"before": address(before), "alt_before": f"{result.name}: the photo before, merely enlarged",
                    "alt_after": f"{result.name}: the photo after, enlarged and restored",
                    "width": width, "height": height, "objects": [], "map": None,
-                   "note": "The last photo. Enlarge one alone to change the objects in it."}
-    if with_objects:
+                   "note": note}
+    if result.ids is not None:
         ids = shrink_map(result.ids)
         lines = describe_objects(ids)
         result.view["objects"] = [{"id": number, "label": line} for number, line in lines.items()]
@@ -171,7 +173,7 @@ def _merely_enlarged(photo: Photo, size: tuple[int, int]) -> Image.Image:
 
 
 def _part(job: Job, number: int, count: int) -> Callable[[int, int], None]:
-    """The pipeline's progress with one of several photos, as a share of all of them."""
+    """The upscaler's progress with one of several photos, as a share of all of them."""
     return lambda done, total: job.report((number + done / total) / count)
 
 

@@ -19,7 +19,8 @@ from pydantic import Field, ValidationError
 
 from instancersr.errors import MissingPackage, UserError
 
-from ..pipeline import InstanceRSRPipeline, find_model
+from ...model import find_model
+from ..pipeline import InstanceRSRPipeline
 from ..training.config import Section
 from .benchmarks import SHOWN, Benchmark, Item, pair_outputs, stem
 from .memory import PeakMemory
@@ -132,7 +133,7 @@ class Method:
             return NoSettings
         if self.spec == "builtin" or path.is_dir() or (HUB_ID.fullmatch(self.spec) and not path.exists()):
             try:
-                self._source = find_model(self.spec)
+                self._source = find_model(self.spec).folder
             except OSError as error:
                 raise UserError(f"method {name}: {error}") from error
             return PipelineSettings if self._class_name() == InstanceRSRPipeline.__name__ else DiffusersSettings

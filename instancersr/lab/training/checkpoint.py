@@ -87,6 +87,20 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
     state.images = json.loads((checkpoint / "state.json").read_text())["images"]
 
 
+def load_average(checkpoint: Path, model: nn.Module) -> None:
+    """Puts the averaged weights of a checkpoint into a model of the same parts, or of some of them.
+
+    Raises:
+        ValueError: the checkpoint is of a network of another shape.
+    """
+    tensors = {"ema": get_model_state_dict(model)}
+    try:
+        _quiet(dcp.load, tensors, checkpoint)
+    except (CheckpointException, RuntimeError, ValueError, KeyError) as error:
+        raise ValueError(f"{checkpoint}: does not fit its own configuration; it is of another version") from error
+    model.load_state_dict(tensors["ema"])
+
+
 def _tensors(state: TrainState) -> dict[str, Any]:
     """By name, so that neither the order of the parameters nor the number of processes matters."""
     return {"model": get_model_state_dict(state.model), "ema": get_model_state_dict(state.ema),

@@ -98,7 +98,11 @@ class MapObjective:
         return {"pairs": pair_loss(model, *self._pairs(batch, draws))}
 
     def validate(self, model, batch, draws):
-        scores = [mean_iou(ids, segment(photo, instance_map, model)) for photo, instance_map, ids
+        def odds(features: np.ndarray) -> np.ndarray:
+            with torch.no_grad():
+                return model(torch.from_numpy(features).to(model.mean)).cpu().numpy()
+
+        scores = [mean_iou(ids, segment(photo, instance_map, odds)) for photo, instance_map, ids
                   in zip(*self._pictures(batch, draws), batch["ids"].numpy(), strict=True)]
         return {"mean_iou": torch.tensor(np.nanmean(scores))}
 

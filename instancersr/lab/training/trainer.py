@@ -64,6 +64,11 @@ def has_fast_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
+OBJECTIVES: dict[str, Any] = {"autoencoder": AutoencoderObjective, "restoration": RestorationObjective,
+                              "diffusion": DiffusionObjective, "map": MapObjective}
+"""Task of a configuration -> what is trained for it."""
+
+
 class Trainer:
     """One run: data, model, optimizer, checkpoints and display, in this process and its siblings."""
 
@@ -77,7 +82,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         with self.processes.main_first():
             self.photos = self._open_photos()
-        self.objective = self._build_objective()
+        self.objective: Objective = OBJECTIVES[self.config.task](self.config)
         if isinstance(self.objective, DiffusionObjective):
             self.objective.to(self.device)
         if not list_checkpoints(config.output):
@@ -117,11 +122,6 @@ class Trainer:
         if data.stream:
             return build_index(shard_sources(data.photos), data.cache)
         return build_cache(find_sources(data.photos), data.cache, data.crop)
-
-    def _build_objective(self) -> Objective:
-        kinds = {"autoencoder": AutoencoderObjective, "restoration": RestorationObjective,
-                 "diffusion": DiffusionObjective, "map": MapObjective}
-        return kinds[self.config.task](self.config)
 
     def _begin(self) -> None:
         """What is done once, before the first step; every process comes to the same result."""

@@ -1,0 +1,32 @@
+"""``instancersr export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from .app import app
+from .messages import as_line, needs, one_line_errors
+
+
+@app.command(epilog="Example:  instancersr export runs/compact_5 mine && instancersr upscale photo.jpg --model mine")
+def export(
+    model: Annotated[
+        str, typer.Argument(help="Folder of a training run (finished or stopped), of a checkpoint, or of a pipeline, "
+                            "'builtin', or a hub id.")
+    ],
+    output: Annotated[Path, typer.Argument(help="Folder for the model; it must not exist.")],
+    base: Annotated[
+        str, typer.Option(help="For a run that trains one network alone: the model it is put into.")
+    ] = "builtin",
+) -> None:
+    """Make a model that `upscale --model` runs without torch: weights, settings, and graphs for ONNX Runtime."""
+    with one_line_errors():
+        with needs("train"):
+            from instancersr.lab.export import export as export_model
+
+        export_model(model, output, base)
+        Console().print(as_line(f"done: {output}"), soft_wrap=True)
