@@ -14,24 +14,26 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
+import onnxruntime
 
-from .batch.loading import Device, load_pipeline, pick_device
+from .engines.onnx import PROVIDERS, own_threads, usable_threads
+from .engines.onnx import pick_device as pick_onnx_device
 from .errors import UserError
 from .images.reading import MAX_PIXELS
-from .lab.pipeline import BUILTIN, find_model
+from .loading import Device, EngineName, load_upscaler, pick_engine, pick_torch_device
+from .model import BUILTIN, find_model
 
-PACKAGES = ("torch", "diffusers", "numpy", "scipy", "pillow", "safetensors", "pydantic", "typer", "rich")
+PACKAGES = ("onnxruntime", "numpy", "scipy", "pillow", "typer", "rich")
 CHECKSUMS = "SHA256SUMS"
 """File beside the shipped weights, made by `sha256sum */*.safetensors > SHA256SUMS` in their folder."""
-FIXED_BYTES = 1.15e9
-"""What an upscale takes whatever the picture: torch, the weights, one tile (benchmarks/memory.py)."""
+FIXED_BYTES = 0.45e9
+"""What an upscale takes whatever the picture: libraries, weights, one tile (benchmarks/memory.py)."""
 BYTES_PER_PIXEL = 24
 """What it takes more for each pixel of the result (benchmarks/memory.py)."""
 ENOUGH = 48e6
 """Pixels of the result for a 3-megapixel photo, enlarged four times: fewer are worth advice."""
+VECTORS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "i8mm", "bf16")
+"""Flags of a processor that ONNX Runtime has its own code for."""
 
 
 @dataclass(frozen=True)
@@ -44,26 +46,25 @@ class Finding:
     advice: str | None = None
 
 
-def examine(model: str, device: Device) -> Iterator[Finding]:
+def examine(model: str, device: Device, engine: EngineName = "auto") -> Iterator[Finding]:
     """Looks at every part; the last and longest look upscales a picture of 16x16.
 
     Args:
-        model: "builtin", a folder, or a hub id.
-        device: "auto", "cpu", "cuda" or "mps".
+        model, device, engine: as for `load_upscaler`.
     """
     looks: list[tuple[str, Callable[[], Finding]]] = [
         ("instancersr", lambda: Finding("instancersr", f"{_version('instancersr') or '?'} in {Path(__file__).parent}")),
         ("python", lambda: Finding("python", f"{platform.python_version()} on {platform.platform()}")),
         *((name, partial(_package, name)) for name in PACKAGES),
+        ("torch", lambda: Finding("", _version("torch") or "no; only research and some GPUs need it")),
         ("HEIC pictures", _heic),
-        ("device", lambda: _device(device)),
+        ("engine", lambda: _engine(model, device, engine)),
         ("CPU", _cpu),
         ("threads", _threads),
-        ("acceleration", lambda: _acceleration(device)),
-        ("memory", lambda: _memory(device)),
+        ("memory", _memory),
         ("embedded weights", lambda: _weights(BUILTIN)),
-        ("checksum", lambda: _weights(find_model(model))),
-        ("model", lambda: _model(model, device)),
+        ("checksum", lambda: _weights(find_model(model).folder)),
+        ("model", lambda: _model(model, device, engine)),
     ]
     for name, look in looks:
         try:
@@ -96,75 +97,42 @@ def _heic() -> Finding:
 # ------------------------------------------------------------------------------------------------- speed
 
 
-def _device(device: Device) -> Finding:
-    name = pick_device(device)
-    if name == "cuda":
-        return Finding("", f"cuda ({torch.cuda.get_device_name()})")
-    unused = name == "cpu" and (torch.cuda.is_available() or torch.backends.mps.is_available())
-    if unused:
-        return Finding("", name, advice="there is a GPU: leave out --device cpu")
-    blind = name == "cpu" and shutil.which("nvidia-smi") and not torch.backends.cuda.is_built()
-    return Finding("", name, advice="there may be an NVIDIA GPU, but this torch is built without CUDA; "
-                   "pytorch.org/get-started has one with it" if blind else None)
+def _engine(model: str, device: Device, engine: EngineName) -> Finding:
+    if pick_engine(find_model(model), device, engine) == "torch":
+        return Finding("", f"torch {_version('torch')} on {pick_torch_device(device)}")
+    name = pick_onnx_device(device)
+    others = [each for each in onnxruntime.get_available_providers() if each != PROVIDERS[name]]
+    found = f"onnx: ONNX Runtime {onnxruntime.__version__}, {PROVIDERS[name]} on {name}"
+    blind = name == "cpu" and device == "auto" and shutil.which("nvidia-smi")
+    return Finding("", f"{found} (also there: {', '.join(others)})" if others else found,
+                   advice="there may be an NVIDIA GPU: for it, pip install onnxruntime-gpu in place of onnxruntime, or "
+                   "pip install 'instancersr[torch]'" if blind else None)
 
 
 def _cpu() -> Finding:
-    level = torch.backends.cpu.get_cpu_capability()
-    info = Path("/proc/cpuinfo")  # torch says nothing of the bf16 units
+    info = Path("/proc/cpuinfo")
     flags = set(info.read_text(errors="replace").split()) if info.is_file() else set()
-    features = [level, *(flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags)]
-    slow = level in ("DEFAULT", "NO AVX") and platform.machine().lower() in ("x86_64", "amd64")
-    return Finding("", ", ".join(features), advice="torch uses no AVX2 here and is several times slower; "
-                   "unset ATEN_CPU_CAPABILITY or use a newer processor" if slow else None)
+    features = [flag for flag in VECTORS if flag in flags]
+    slow = bool(flags) and not features and platform.machine().lower() in ("x86_64", "amd64")
+    return Finding("", ", ".join([platform.machine(), *features]), advice="this processor has no AVX2, without which "
+                   "an upscale takes several times as long" if slow else None)
 
 
 def _threads() -> Finding:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    used = torch.get_num_threads()
-    advice = None
-    if 2 * used < usable:  # hyper-threads count twice, torch counts cores
-        advice = f"{usable} cores may be used: unset OMP_NUM_THREADS, or upscale with --threads {usable}"
-    elif used > usable:
-        advice = f"more threads than cores slow each other down: upscale with --threads {usable}"
-    return Finding("", f"{used} used, {usable} of {os.cpu_count()} cores usable", advice=advice)
-
-
-def _acceleration(device: Device) -> Finding:
-    name = pick_device(device)
-    backends = {"MKL": torch.backends.mkl.is_available(), "oneDNN": torch.backends.mkldnn.is_available()}
-    present = [each for each, there in backends.items() if there] if name == "cpu" else []
-    attention = next((kind for kind, backend in (("flash", SDPBackend.FLASH_ATTENTION),
-                                                 ("memory-efficient", SDPBackend.EFFICIENT_ATTENTION))
-                      if _attends(backend, name)), "plain")
-    advice = None
-    if name == "cpu" and not present:
-        advice = "this torch has neither MKL nor oneDNN and is slow; install the one from pip"
-    elif attention == "plain" and name != "mps":
-        advice = "no fused attention: update torch with pip install -U torch"
-    return Finding("", ", ".join([*present, f"{attention} attention", "not compiled"]), advice=advice)
-
-
-def _attends(backend: SDPBackend, device: str) -> bool:
-    q = torch.zeros(1, 5, 64, 64, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
-    try:
-        with sdpa_kernel(backend), torch.no_grad():
-            F.scaled_dot_product_attention(q, q, q)
-    except RuntimeError:
-        return False
-    return True
+    usable = usable_threads()
+    return Finding("", f"{own_threads() or 'ONNX Runtime chooses, one a core:'} used, {usable} of {os.cpu_count()} cores "
+                   "usable")
 
 
 # ------------------------------------------------------------------------------------------------ memory
 
 
-def _memory(device: Device) -> Finding:
+def _memory() -> Finding:
     free = free_memory()
     if free is None:
         return Finding("", "unknown on this system")
     pixels = min(largest_result(free), 16 * MAX_PIXELS)
     found = f"{free / 2**30:.1f} GiB free"
-    if pick_device(device) == "cuda":
-        found += f", {torch.cuda.mem_get_info()[0] / 2**30:.1f} GiB on the GPU"
     if not pixels:
         return Finding("", found, False, f"an upscale takes {FIXED_BYTES / 2**30:.1f} GiB: close other programs")
     found += f": results up to {pixels / 1e6:.0f} megapixels, from {pixels / 16e6:.1f} at 4x"
@@ -224,13 +192,13 @@ def _weights(folder: Path) -> Finding:
     return Finding("", f"{said}, as recorded, in {folder}")
 
 
-def _model(model: str, device: Device) -> Finding:
+def _model(model: str, device: Device, engine: EngineName) -> Finding:
     started = time.perf_counter()
-    pipe = load_pipeline(model, device, None)
-    loaded = time.perf_counter()
+    upscaler = load_upscaler(model, device, None, engine)
     gradient = np.linspace(0, 255, 16 * 16 * 3).reshape(16, 16, 3).astype(np.uint8)
-    picture = pipe(gradient, scale=4).images[0]
+    picture = upscaler(gradient, scale=4).images[0]
     if picture.size != (64, 64):
         raise UserError(f"the model {model} made {picture.size} of a 16x16 picture, not 64x64")
-    return Finding("", f"{model}, {str(pipe.dtype).removeprefix('torch.')}, loaded in {loaded - started:.1f} s, "
-                   f"16x16 -> 64x64 in {time.perf_counter() - loaded:.1f} s")
+    chosen = upscaler.engine
+    return Finding("", f"{model}, {chosen.precision} on {chosen.name}/{chosen.device}, 16x16 -> 64x64 in "
+                   f"{time.perf_counter() - started:.1f} s, with loading")

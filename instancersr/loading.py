@@ -50,7 +50,7 @@ def load_upscaler(model: str = "builtin", device: Device = "auto", threads: int 
     Args:
         model: "builtin", a folder, or a hub id.
         threads: on the CPU; None leaves the engine its choice.
-        shared: whether other work needs the cores too.
+        shared: whether other work needs the cores too; so it is where others keep them busy already.
 
     Raises:
         ModelError: the model cannot be loaded, or the device is not there.
@@ -104,9 +104,9 @@ def _only_torch_has_cuda() -> bool:
 
 
 def _load_onnx(model: Model, device: Device, threads: int | None, shared: bool) -> Upscaler:
-    from .engines.onnx import OnnxEngine, Settings, pick_device
+    from .engines.onnx import OnnxEngine, Settings, cores_are_busy, pick_device
 
-    engine = OnnxEngine(model, Settings(pick_device(device), threads, shared))
+    engine = OnnxEngine(model, Settings(pick_device(device), threads, shared or cores_are_busy()))
     return Upscaler(engine, model.schedule, model.defaults)
 
 

@@ -126,7 +126,7 @@ class NoiseField:
 
     def __init__(self, seed: int, channels: int, width: int, layer: int = 0):
         def draw(band: int) -> np.ndarray:
-            generator = np.random.Generator(np.random.Philox(key=[seed, band + (layer << 32)]))
+            generator = np.random.Generator(np.random.Philox(key=np.array([seed, band + (layer << 32)], np.uint64)))
             return generator.standard_normal((channels, NOISE_BAND, width), np.float32)
 
         self._band = lru_cache(maxsize=BANDS_KEPT)(draw)

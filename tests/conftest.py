@@ -26,9 +26,10 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
-    """A saved pipeline of random weights, small enough to run in a blink."""
+    """A model of random weights with its graphs, small enough to run in a blink."""
     from diffusers import DDIMScheduler
 
+    from instancersr.lab.graphs import write_graphs
     from instancersr.lab.method.models import BlockAutoencoder, ControlNet, JointDiT, RestorationNetwork
     from instancersr.lab.pipeline import InstanceRSRPipeline
     from instancersr.lab.training.config import ScheduleConfig
@@ -43,6 +44,7 @@ def tiny_model(tmp_path_factory) -> Path:
                                    ControlNet.from_backbone(transformer, 4, 1), scheduler, default_steps=2)
     folder = tmp_path_factory.mktemp("tiny_model")
     pipeline.save_pretrained(folder)
+    write_graphs(folder)
     return folder
 
 

@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.segmentation import relabel_sequential
 
-from instancersr.tiling import IdCanvas, Tile, TileCanvas, blend_window, plan_tiles
+from instancersr.tiling import IdCanvas, Tile, TileCanvas, blend_window, fitted_side, plan_tiles
 
 sides = st.integers(16, 300)
 
@@ -60,6 +59,16 @@ def test_plan_covers_the_picture_with_equal_overlapping_tiles(plan):
     assert tiles == sorted(tiles, key=lambda t: (t.top, t.left))
 
 
+@given(st.integers(16, 2000), st.integers(16, 160), st.integers(0, 20))
+def test_a_fitted_side_needs_no_more_tiles_and_no_more_room(length, tile, overlap):
+    length, tile, overlap = length // 4 * 4, tile // 4 * 4, min(overlap, tile // 8 * 4)
+    side = fitted_side(length, tile, overlap)
+    full, fitted = (plan_tiles(length, 16, (each, 16), overlap) for each in (tile, side))
+    assert side <= tile and side % 4 == 0 and len(fitted) == len(full)
+    if len(full) > 1 and overlap % 4 == 0 and side - 4 > overlap:  # with a token less more tiles would be needed
+        assert len(plan_tiles(length, 16, (side - 4, 16), overlap)) > len(full)
+
+
 def test_plan_of_a_picture_smaller_than_a_tile_is_the_picture():
     assert plan_tiles(20, 50, 64, 16) == [Tile(0, 0, 20, 50)]
 
@@ -87,7 +96,7 @@ def test_windows_of_neighbours_sum_to_one():
 def test_tiles_of_a_picture_give_the_picture_back(plan, scale, seed):
     height, width, tile, overlap = plan
     picture = np.random.default_rng(seed).integers(0, 256, (height * scale, width * scale, 3), np.uint8)
-    pixels = torch.from_numpy(picture).permute(2, 0, 1) / 255
+    pixels = picture.transpose(2, 0, 1).astype(np.float32) / 255
     canvas = TileCanvas(height, width, overlap, scale)
     for t in plan_tiles(height, width, tile, overlap):
         canvas.add(t, pixels[(slice(None), *t.scaled(scale))])
@@ -98,8 +107,8 @@ def test_a_step_between_tiles_becomes_a_smooth_ramp():
     """Two tiles, black and white, blend along sin^2 of their overlap: no step stays."""
     canvas = TileCanvas(16, 48, overlap=16, scale=1)
     left, right = plan_tiles(16, 48, 32, 16)
-    canvas.add(left, torch.zeros(3, 16, 32))
-    canvas.add(right, torch.ones(3, 16, 32))
+    canvas.add(left, np.zeros((3, 16, 32), np.float32))
+    canvas.add(right, np.ones((3, 16, 32), np.float32))
     row = canvas.finish()[8, :, 0]
     expected = 255 * np.sin((np.arange(16) + 0.5) / 16 * np.pi / 2) ** 2
     np.testing.assert_allclose(row, np.r_[np.zeros(16), expected, np.full(16, 255)], atol=0.5)
@@ -117,7 +126,7 @@ def test_only_the_open_rows_are_floats():
 
 def test_values_beyond_the_range_are_clipped():
     canvas = TileCanvas(16, 16, overlap=4, scale=1)
-    canvas.add(Tile(0, 0, 16, 16), torch.linspace(-1, 2, 256).view(1, 16, 16).expand(3, -1, -1))
+    canvas.add(Tile(0, 0, 16, 16), np.broadcast_to(np.linspace(-1, 2, 256).reshape(1, 16, 16), (3, 16, 16)))
     result = canvas.finish()
     assert result[0, 0, 0] == 0 and result[-1, -1, 0] == 255
 
@@ -125,11 +134,11 @@ def test_values_beyond_the_range_are_clipped():
 def test_canvases_refuse_wrong_shapes_and_closed_rows():
     canvas = TileCanvas(64, 16, overlap=4, scale=2)
     with pytest.raises(ValueError, match=r"needs \(3, 32, 32\)"):
-        canvas.add(Tile(0, 0, 16, 16), torch.zeros(3, 16, 16))
+        canvas.add(Tile(0, 0, 16, 16), np.zeros((3, 16, 16)))
     for top in (0, 8):
-        canvas.add(Tile(top, 0, 16, 16), torch.zeros(3, 32, 32))
+        canvas.add(Tile(top, 0, 16, 16), np.zeros((3, 32, 32)))
     with pytest.raises(ValueError, match="finished"):
-        canvas.add(Tile(0, 0, 16, 16), torch.zeros(3, 32, 32))
+        canvas.add(Tile(0, 0, 16, 16), np.zeros((3, 32, 32)))
     with pytest.raises(ValueError, match=r"needs ids of \(32, 32\)"):
         IdCanvas(64, 16, overlap=4, scale=2).add(Tile(0, 0, 16, 16), np.zeros((16, 16), np.int32))
 

@@ -16,7 +16,7 @@ from instancersr.instances.overlap import mean_iou
 from instancersr.lab.data.dataset import find_sources, is_held_out, read_source
 from instancersr.lab.method.degradation import degrade
 from instancersr.lab.method.diffusion import decode, encode
-from instancersr.lab.pipeline import BUILTIN
+from instancersr.model import BUILTIN
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,8 @@ def test_no_color_shift(pipe, bad_photo):
 
 def test_the_top_level_function_is_the_builtin_pipeline(pipe, bad_photo):
     _, lr = bad_photo
-    assert np.array_equal(np.asarray(instancersr.upscale(lr)), np.asarray(pipe(lr).images[0]))
+    ours, expected = (np.asarray(picture).astype(int) for picture in (instancersr.upscale(lr), pipe(lr).images[0]))
+    assert np.abs(ours - expected).max() <= 1
 
 
 def test_a_flat_picture_stays_flat(pipe):

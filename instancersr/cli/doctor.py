@@ -12,13 +12,14 @@ from instancersr.errors import UserError
 
 from .app import app
 from .messages import as_line, fail, one_line_errors
-from .options import Device
+from .options import Device, EngineName
 
 
 @app.command(epilog="Example:  instancersr doctor")
 def doctor(
     model: Annotated[str, typer.Option(help="What to try: 'builtin', a folder, or a hub id.")] = "builtin",
     device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
+    engine: Annotated[EngineName, typer.Option(help="What computes.")] = "auto",
 ) -> None:
     """Show what this installation consists of, try the model on a 16x16 picture, and say what could be better."""
     from rich.table import Table
@@ -30,7 +31,7 @@ def doctor(
             raise UserError(f"a package is missing or broken ({error}); pip install --force-reinstall "
                             "instancersr") from error
         table = Table("", "what", "found")
-        findings = list(examine(model, device))
+        findings = list(examine(model, device, engine))
         for finding in findings:
             mark = Text("ok", "green") if finding.works else Text("BROKEN", "red")
             table.add_row(mark, finding.name, as_line(finding.found))

@@ -71,7 +71,7 @@ def open_session(graph: Path, settings: Settings, weights: Mapping[str, np.ndarr
     """
     options = ort.SessionOptions()
     options.log_severity_level = ERRORS
-    options.intra_op_num_threads = settings.threads or _own_choice()
+    options.intra_op_num_threads = settings.threads or own_threads()
     if settings.shared:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if weights:
@@ -86,8 +86,13 @@ def _onnx_type(value: np.ndarray) -> int:
     return {"float32": 1, "float16": 10, "uint16": 16}[value.dtype.name]  # numbers of TensorProto.DataType
 
 
-def _own_choice() -> int:
-    """0 leaves the number to ONNX Runtime, which then also binds threads to cores; it must know of all it may use."""
+def cores_are_busy() -> bool:
+    """Whether other programs have used half of the cores or more over the last minute."""
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] >= usable_threads() / 2
+
+
+def own_threads() -> int:
+    """Threads of a session where nobody says how many. 0 leaves the number to ONNX Runtime, which then also binds threads to cores; it must know of all it may use."""
     usable = usable_threads()
     return 0 if usable == os.cpu_count() else usable
 

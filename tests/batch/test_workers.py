@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from instancersr.batch.jobs import ModelError, plan_jobs
+from instancersr.batch.jobs import plan_jobs
 from instancersr.batch.workers import Call, run_cluster, run_here, run_local
-from instancersr.errors import UserError
+from instancersr.errors import ModelError, UserError
 
 
 @pytest.fixture

@@ -138,33 +138,49 @@ def test_same_seed_same_file_in_any_batch_and_another_seed_another(upscale):
 
 
 def test_options_reach_the_pipeline(upscale, tiny_model):
-    import torch
-
     from instancersr.images.reading import read_image
-    from instancersr.lab.pipeline import InstanceRSRPipeline
+    from instancersr.loading import load_upscaler
 
     save("a.png")
     options = {"seed": 5, "fidelity": 0.25, "start-from": "lr", "color-fix": "adain", "tile": 16, "scale": 3,
-               "threads": torch.get_num_threads(), "device": "cpu"}
+               "threads": 1, "engine": "onnx", "device": "cpu"}
     code, _, err = upscale("a.png", *(word for key, value in options.items() for word in (f"--{key}", value)))
     assert code == 0, err
-    pipe = InstanceRSRPipeline.from_pretrained(tiny_model)
-    expected = pipe(read_image("a.png").rgb, scale=3, num_inference_steps=1, fidelity=0.25, start_from="lr",
-                    color_fix="adain", tile=16, generator=torch.Generator().manual_seed(5))
+    expected = load_upscaler(str(tiny_model))(read_image("a.png").rgb, scale=3, num_inference_steps=1, fidelity=0.25,
+                                              start_from="lr", color_fix="adain", tile=16, seed=5)
     np.testing.assert_array_equal(np.array(Image.open("a_x3.png")), np.array(expected.images[0]))
 
 
-def test_instances_are_one_colour_each(upscale, tiny_model):
-    import torch
+def test_an_upscale_never_loads_torch(upscale, tiny_model):
+    """Of the shipped weights, as a person does it."""
+    source = save("a.png")
+    code = ("import sys\n"
+            f"sys.argv = ['instancersr', 'upscale', {str(source)!r}, '--instances']\n"
+            "from instancersr.cli import main\n"
+            "try: main()\n"
+            "except SystemExit as end: assert not end.code\n"
+            "lab = {'torch', 'diffusers', 'onnx', 'safetensors', 'yaml', 'instancersr.lab'} & set(sys.modules)\n"
+            "assert not lab, lab\n")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert Image.open("a_x4.png").size == (80, 64) and Path("a_instances.png").exists()
 
-    from instancersr.lab.pipeline import InstanceRSRPipeline
+
+def test_a_training_run_is_no_model_yet(upscale):
+    save("a.png")
+    Path("run/checkpoint-0000000032").mkdir(parents=True)
+    code, _, err = upscale("a.png", model="run")
+    assert code == 2 and len(err) == 1 and "make a model of it with: instancersr export run OUT" in err[0]
+
+
+def test_instances_are_one_colour_each(upscale, tiny_model):
+    from instancersr.loading import load_upscaler
 
     path = save("a.png")
     assert upscale(path, "--instances", "--seed", 3)[0] == 0
     colors = np.array(Image.open("a_instances.png"))
-    pipe = InstanceRSRPipeline.from_pretrained(tiny_model)
-    generator = torch.Generator().manual_seed(3)
-    ids = pipe(Image.open(path), num_inference_steps=1, generator=generator).instances[0]
+    ids = load_upscaler(str(tiny_model))(Image.open(path), num_inference_steps=1, seed=3).instances[0]
     assert colors.shape == (*ids.shape, 3)
     pairs = np.unique(np.dstack([ids, colors]).reshape(-1, 4), axis=0)
     assert len(pairs) == len(np.unique(ids)) == len(np.unique(pairs[:, 1:], axis=0))
@@ -184,22 +200,22 @@ def test_objects_are_listed_with_their_places(upscale):
 def test_edits_of_objects_reach_the_pipeline(upscale, tiny_model):
     from instancersr.edits import Edit
     from instancersr.images.reading import read_image
-    from instancersr.lab.pipeline import InstanceRSRPipeline
+    from instancersr.loading import load_upscaler
 
     save("a.png")
-    pipe = InstanceRSRPipeline.from_pretrained(tiny_model)
+    upscaler = load_upscaler(str(tiny_model))
     small, large = np.zeros((16, 20), bool), np.zeros((64, 80), bool)
     small[2:6, 3:9] = large[40:60, 50:70] = True
     Image.fromarray(small).save("small.png")
     Image.fromarray(large).save("large=1.png")
-    ids = pipe(read_image("a.png").rgb, num_inference_steps=1).instances[0]
+    ids = upscaler(read_image("a.png").rgb, num_inference_steps=1).instances[0]
     code, _, err = upscale("a.png", "--strength", 0.8, "--instance", f"{ids[0, 0]}=0.3", "--instance", "70,60=0",
                            "--instance", "large=1.png=0.5", "--resample", "small.png", "--resample", "5,60",
                            "--seed", 12)
     assert code == 0, err
     edits = [Edit(small.repeat(4, 0).repeat(4, 1), seed=12), Edit((5, 60), seed=12), Edit(int(ids[0, 0]), strength=0.3),
              Edit((70, 60), strength=0), Edit(large, strength=0.5)]
-    expected = pipe(read_image("a.png").rgb, num_inference_steps=1, strength=0.8, edits=edits)
+    expected = upscaler(read_image("a.png").rgb, num_inference_steps=1, strength=0.8, edits=edits)
     np.testing.assert_array_equal(np.array(Image.open("a_x4.png")), np.array(expected.images[0]))
 
 

@@ -1,0 +1,58 @@
+"""The sampler in numpy against diffusers' scheduler, and the noise of a picture."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from instancersr.sampling import NoiseField, Schedule
+from instancersr.tiling import Tile
+
+CONFIGS = [
+    {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "rescale_betas_zero_snr": True,
+     "timestep_spacing": "trailing", "prediction_type": "sample", "clip_sample": False},
+    {"beta_schedule": "linear", "timestep_spacing": "leading", "prediction_type": "epsilon", "clip_sample": False,
+     "steps_offset": 1},
+    {"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "linspace", "prediction_type": "epsilon",
+     "clip_sample": True, "set_alpha_to_one": False},
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("steps", [1, 3, 4, 10])
+def test_the_steps_are_those_of_diffusers(config, steps):
+    scheduler = DDIMScheduler(**config)
+    scheduler.set_timesteps(steps)
+    schedule = Schedule.from_config(scheduler.config)
+    assert schedule.timesteps(steps) == scheduler.timesteps.tolist()
+    np.testing.assert_allclose(schedule.signal, scheduler.alphas_cumprod.double(), atol=2e-6)
+    z, output = torch.randn(2, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for timestep in scheduler.timesteps.tolist():
+        alpha, sigma = (float(scale) for scale in schedule.scales(timestep))
+        clean = output if config["prediction_type"] == "sample" else (z - sigma * output) / alpha
+        expected = scheduler.step(output, timestep, z).prev_sample
+        ours = schedule.step(clean.numpy(), z.numpy(), timestep, steps)
+        np.testing.assert_allclose(ours, expected.numpy(), rtol=1e-3, atol=1e-4)
+        z = expected
+
+
+@pytest.mark.parametrize("config", [{"thresholding": True}, {"beta_schedule": "sigmoid"},
+                                    {"timestep_spacing": "random"}])
+def test_what_it_cannot_do_is_refused(config):
+    with pytest.raises(ValueError, match=f"scheduler: {next(iter(config))}"):
+        Schedule.from_config(config)
+
+
+def test_noise_belongs_to_the_place_not_to_the_tile():
+    field = NoiseField(5, 2, 60)
+    whole = field.window(Tile(0, 0, 100, 120))
+    assert whole.shape == (2, 50, 60)
+    assert np.array_equal(field.window(Tile(36, 20, 40, 64)), whole[:, 18:38, 10:42])
+    assert abs(whole.std() - 1) < 0.05 and abs(whole.mean()) < 0.05
+
+
+def test_seeds_layers_and_bands_have_noises_of_their_own():
+    tile = Tile(0, 0, 32, 32)
+    fields = [NoiseField(seed, 2, 16, layer) for seed, layer in ((5, 0), (6, 0), (5, 1), (2**64 - 1, 0))]
+    noises = [field.window(tile).ravel() for field in fields] + [fields[0].window(Tile(32, 0, 32, 32)).ravel()]
+    assert np.abs(np.corrcoef(noises) - np.eye(len(noises))).max() < 0.2

@@ -1,0 +1,119 @@
+"""The core's upscaler, on ONNX Runtime: what a call computes, and what threads and memory do to it."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from skimage import data
+
+from instancersr.edits import Edit
+from instancersr.loading import load_upscaler
+from instancersr.model import GRAPHS
+from instancersr.upscaler import Defaults, Upscaler
+
+
+@pytest.fixture(scope="module")
+def upscaler() -> Upscaler:
+    """The shipped weights: they have every part."""
+    return load_upscaler(threads=1)
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    return data.astronaut()[40:72, 200:240]
+
+
+class Watched:
+    """An engine that notes which of its methods are called."""
+
+    def __init__(self, engine):
+        self._engine, self.calls = engine, []
+
+    def __getattr__(self, name):
+        found = getattr(self._engine, name)
+        if name in GRAPHS:
+            self.calls.append(name)
+        return found
+
+
+def calls(upscaler: Upscaler, photo: np.ndarray, **options) -> list[str]:
+    watched = Watched(upscaler.engine)
+    Upscaler(watched, upscaler.schedule, upscaler.defaults)(photo, **options)
+    return watched.calls
+
+
+def pixels(out) -> np.ndarray:
+    return np.asarray(out.images[0]).astype(int)
+
+
+FULL = ["restore", "encode", "denoise", "decode", "decode_map", "pair_odds"]
+
+
+@pytest.mark.parametrize(("options", "expected"), [
+    ({}, FULL),
+    ({"instances": False}, ["restore", "encode", "denoise", "decode"]),
+    ({"quality": "fast", "instances": False}, ["restore", "finish"]),
+    ({"quality": "fast"}, ["restore", "encode", "denoise", "finish", "decode_map", "pair_odds"]),
+    ({"quality": "fast", "num_inference_steps": 2, "instances": False},
+     ["restore", "encode", "denoise", "denoise", "decode"]),
+    ({"quality": "best", "instances": False}, ["restore", "encode", *["denoise"] * 4, "decode"]),
+    ({"fidelity": 1.0, "instances": False}, ["restore"]),
+    ({"quality": "fast", "keep_latents": True}, FULL),
+])
+def test_a_call_computes_what_it_needs_and_no_more(upscaler, photo, options, expected):
+    assert calls(upscaler, photo, **options) == expected
+
+
+def test_the_photo_does_not_depend_on_whether_the_map_is_wanted(upscaler, photo):
+    for quality in ("fast", "balanced"):
+        one, other = (upscaler(photo, quality=quality, instances=wanted) for wanted in (False, True))
+        assert np.array_equal(pixels(one), pixels(other)) and not one.instances
+        assert other.instances[0].shape == pixels(other).shape[:2]
+
+
+def test_a_models_own_quality_holds_where_the_call_names_none(upscaler, photo):
+    fast = Upscaler(upscaler.engine, upscaler.schedule, Defaults(1, 0.0, "fast"))
+    drawn = pixels(upscaler(photo, quality="fast"))
+    assert np.array_equal(pixels(fast(photo)), drawn)
+    assert not np.array_equal(pixels(fast(photo, quality="balanced")), drawn)
+    assert np.array_equal(pixels(fast(photo, quality="balanced")), pixels(upscaler(photo)))
+
+
+def test_quality_and_seed_are_checked(upscaler, photo):
+    with pytest.raises(ValueError, match="quality must be one of fast, balanced, best, not 'good'"):
+        upscaler(photo, quality="good")
+    with pytest.raises(ValueError, match="seed must be"):
+        upscaler(photo, seed=-1)
+
+
+def test_threads_with_different_settings_get_the_pictures_they_get_alone(tiny_model, photo):
+    upscaler = load_upscaler(str(tiny_model), threads=1)
+    settings = [{"num_inference_steps": steps, "seed": steps, "tile": tile} for steps in (1, 3, 5) for tile in (16, 32)]
+    alone = [pixels(upscaler(photo, **options)) for options in settings]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda options: pixels(upscaler(photo, **options)), settings * 3))
+    for number, picture in enumerate(together):
+        assert np.array_equal(picture, alone[number % len(settings)])
+
+
+def test_out_of_memory_tries_smaller_tiles(upscaler):
+    sides = []
+
+    class Tight(Upscaler):
+        def _upscale_tiled(self, lr, recipe, side, progress):
+            sides.append(side)
+            if side > 32:
+                raise MemoryError
+            return super()._upscale_tiled(lr, recipe, side, progress)
+
+    tight = Tight(upscaler.engine, upscaler.schedule, upscaler.defaults)
+    assert tight(data.astronaut()[:48, :60], quality="fast", instances=False).images[0].size == (240, 192)
+    assert sides == [128, 64, 32]
+    with pytest.raises(MemoryError):
+        tight(data.astronaut()[:48, :60], tile=64)
+
+
+def test_edits_of_what_was_not_kept_are_refused(upscaler, photo):
+    out = upscaler(photo, instances=False, keep_latents=True)
+    with pytest.raises(ValueError, match="keep_latents=True and instances"):
+        upscaler.edit(out, [Edit(1, strength=0.5)])
