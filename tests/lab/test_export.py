@@ -1,0 +1,113 @@
+"""Training runs become models that an upscale runs: finished, stopped, and of one part alone."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+from typer.testing import CliRunner
+
+from instancersr.cli.app import app
+from instancersr.lab.pipeline import InstanceRSRPipeline
+from instancersr.lab.training.config import load_config
+from instancersr.lab.training.trainer import Trainer
+from instancersr.loading import load_upscaler
+
+
+def export(*arguments):
+    result = CliRunner().invoke(app, ["export", *map(str, arguments)])
+    assert "Traceback" not in result.output
+    return result
+
+
+def configuration(task: str, photos, output, **values) -> dict:
+    return {"task": task, "output": str(output), "images": 8, "batch": 2, "seed": 1, "device": "cpu", "threads": 1,
+            "data": {"photos": str(photos), "crop": 64, "workers": 0},
+            "log": {"checkpoint_images": 4, "sample_images": 8, "validation_crops": 2}} | values
+
+
+class Killed(Exception):
+    """In place of a signal that nothing survives."""
+
+
+def train(folder, values: dict, killed_at: int | None = None) -> None:
+    import yaml
+
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    trainer = Trainer(load_config(folder / "config.yaml"))
+    if killed_at is None:
+        trainer.run()
+        return
+    save = trainer._save
+
+    def save_and_die() -> None:
+        save()
+        if trainer.state.images >= killed_at:
+            raise Killed
+
+    trainer._save = save_and_die
+    with pytest.raises(Killed):
+        trainer.run()
+
+
+@pytest.fixture
+def diffusion(tiny_model) -> dict:
+    return {"autoencoder": str(tiny_model / "autoencoder"), "restoration": str(tiny_model / "restoration"),
+            "transformer": {"width": 32, "depth": 2, "heads": 2, "control_depth": 1},
+            "alignment": {"layer": 1, "weight": 0.0}, "sampler": {"weight": 1.0, "steps": 1, "decoder_blocks": 1}}
+
+
+def test_a_killed_run_becomes_a_model_of_its_last_checkpoint(photo_folder, diffusion, tmp_path):
+    train(tmp_path, configuration("diffusion", photo_folder, tmp_path / "run", **diffusion), killed_at=4)
+    assert not (tmp_path / "run" / "model").exists()
+    result = export(tmp_path / "run", tmp_path / "mine")
+    assert result.exit_code == 0, result.output
+    Image.fromarray(data.astronaut()[:20, :24]).save(tmp_path / "a.png")
+    upscaled = CliRunner().invoke(app, ["upscale", str(tmp_path / "a.png"), "--model", str(tmp_path / "mine"),
+                                        "--engine", "onnx"])
+    assert upscaled.exit_code == 0 and Image.open(tmp_path / "a_x4.png").size == (96, 80)
+    # the average of the run is what is exported
+    train(tmp_path, configuration("diffusion", photo_folder, tmp_path / "run", **diffusion) | {"images": 4})
+    finished = InstanceRSRPipeline.from_pretrained(tmp_path / "run" / "model")
+    exported = InstanceRSRPipeline.from_pretrained(tmp_path / "mine")
+    for part in ("transformer", "controlnet", "detail_decoder", "restoration", "autoencoder"):
+        for one, other in zip(getattr(finished, part).parameters(), getattr(exported, part).parameters(), strict=True):
+            assert torch.equal(one, other)
+    assert exported.transformer.config.residual_std == finished.transformer.config.residual_std
+    assert exported.config.default_steps == 1
+
+
+def test_a_run_of_one_part_is_put_into_a_model(photo_folder, tiny_model, tmp_path):
+    train(tmp_path, configuration("restoration", photo_folder, tmp_path / "run", channels=8, blocks=1))
+    result = export(tmp_path / "run", tmp_path / "mine", "--base", tiny_model)
+    assert result.exit_code == 0, result.output
+    y = np.random.default_rng(0).random((1, 3, 16, 20), np.float32)
+    trained, base = (InstanceRSRPipeline.from_pretrained(name) for name in (tmp_path / "mine", tiny_model))
+    with torch.no_grad():
+        expected = trained.restoration(torch.from_numpy(y)).numpy()
+        before = base.restoration(torch.from_numpy(y)).numpy()
+    restored = load_upscaler(str(tmp_path / "mine"), engine="onnx").engine.restore(y)[1]
+    np.testing.assert_allclose(restored, expected, atol=1e-5)
+    assert np.abs(restored - before).max() > 1e-3
+    assert torch.equal(trained.transformer.x_embedder.proj.weight, base.transformer.x_embedder.proj.weight)
+
+
+def test_a_pipelines_folder_gets_graphs(tiny_model, tmp_path):
+    pipeline = InstanceRSRPipeline.from_pretrained(tiny_model)
+    pipeline.save_pretrained(tmp_path / "saved")
+    assert export(tmp_path / "saved", tmp_path / "mine").exit_code == 0
+    photo = data.astronaut()[:20, :24]
+    ours = np.asarray(load_upscaler(str(tmp_path / "mine"), engine="onnx")(photo).images[0]).astype(int)
+    assert np.abs(ours - np.asarray(pipeline(photo).images[0])).max() <= 1
+
+
+def test_what_cannot_be_exported_is_one_line(tiny_model, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    (tmp_path / "old" / "checkpoint-0000000004").mkdir(parents=True)
+    (tmp_path / "old" / "checkpoint-0000000004" / "state.json").write_text('{"config": {"task": "map", "colour": 1}}')
+    for source, output, message in (("run", "out", "has no checkpoint yet"), ("old", "out", "is of another version"),
+                                    (tiny_model, "run", "exists already"), ("nothing", "out", "nothing")):
+        result = export(tmp_path / source, tmp_path / output)
+        assert result.exit_code in (1, 2) and message in result.stderr and len(result.stderr.splitlines()) == 1
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "run"]
