@@ -1,10 +1,11 @@
-"""Peak memory of one upscale, in a process of its own.
+"""Peak memory of an upscale, in a process of its own, and whether it grows over many.
 
-    python benchmarks/memory.py [--width 1024] [--height 768] [--threads 2]
+    python benchmarks/memory.py [--width 1024] [--height 768] [--pictures 1] [--quality balanced]
+
+With --pictures, that many are upscaled in a row, and the peak after each tenth of them is printed.
 """
 
 import argparse
-import os
 import resource
 import time
 
@@ -13,23 +14,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--height", type=int, default=768)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pictures", type=int, default=1)
+    parser.add_argument("--quality", default="balanced")
+    parser.add_argument("--instances", action="store_true")
+    parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
 
     from PIL import Image
-    from skimage import data
 
-    import instancersr
+    from instancersr.loading import load_upscaler
 
-    picture = Image.fromarray(data.astronaut()).resize((arguments.width, arguments.height))
+    source = Image.open(__file__.replace("benchmarks/memory.py", "examples/cat.jpg"))
+    picture = source.resize((arguments.width, arguments.height))
+    upscaler = load_upscaler(threads=arguments.threads)
     start = time.perf_counter()
-    out = instancersr.InstanceRSRPipeline.from_pretrained("builtin")(picture)
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    size = "{}x{}".format(*out.images[0].size)
-    print(f"{arguments.width}x{arguments.height} -> {size}: peak {peak:.2f} GiB, {seconds:.0f} s, "
-          f"{arguments.threads} threads")
+    for number in range(1, arguments.pictures + 1):
+        out = upscaler(picture, seed=number, quality=arguments.quality, instances=arguments.instances)
+        if number * 10 % arguments.pictures == 0:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            print(f"{number} pictures, {arguments.width}x{arguments.height} -> {out.images[0].width}x"
+                  f"{out.images[0].height}: peak {peak:.0f} MiB, {time.perf_counter() - start:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
