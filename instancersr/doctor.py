@@ -120,8 +120,8 @@ def _cpu() -> Finding:
 
 def _threads() -> Finding:
     usable = usable_threads()
-    return Finding("", f"{own_threads() or 'ONNX Runtime chooses, one a core:'} used, {usable} of {os.cpu_count()} cores "
-                   "usable")
+    used = own_threads() or "one a core"
+    return Finding("", f"{used} used, {usable} of {os.cpu_count()} cores usable")
 
 
 # ------------------------------------------------------------------------------------------------ memory

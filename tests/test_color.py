@@ -29,7 +29,8 @@ def test_adain_does_not_amplify_a_flat_channel():
 
 def test_wavelet_takes_the_base_from_the_reference_and_keeps_the_detail():
     y, x = np.indices((96, 128))
-    checkers = np.broadcast_to(0.1 * (-1.0) ** (x + y), (1, 3, 96, 128)).astype(np.float32)  # the first blur removes Nyquist exactly
+    # the first blur removes Nyquist exactly
+    checkers = np.broadcast_to(0.1 * (-1.0) ** (x + y), (1, 3, 96, 128)).astype(np.float32)
     result = match_color(0.7 + checkers, np.full((1, 3, 24, 32), 0.4, np.float32), "wavelet")
     inner = (..., slice(32, -32), slice(32, -32))  # away from the repeated edge
     np.testing.assert_allclose(result[inner], (0.4 + checkers)[inner], atol=1e-5)

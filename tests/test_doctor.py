@@ -19,8 +19,8 @@ def run(*arguments):
 def test_all_that_is_asked_for_is_there(tiny_model):
     result = run("--model", tiny_model)
     assert result.exit_code == 0
-    for word in ("instancersr", "onnx: ONNX Runtime", "CPUExecutionProvider", "float32 on onnx/cpu", "threads", "SHA-256", "as recorded", "none recorded",
-                 "16x16 -> 64x64"):
+    for word in ("instancersr", "onnx: ONNX Runtime", "CPUExecutionProvider", "float32 on onnx/cpu",
+                 "threads", "SHA-256", "as recorded", "none recorded", "16x16 -> 64x64"):
         assert word in result.stdout, word
 
 

@@ -92,7 +92,10 @@ def cores_are_busy() -> bool:
 
 
 def own_threads() -> int:
-    """Threads of a session where nobody says how many. 0 leaves the number to ONNX Runtime, which then also binds threads to cores; it must know of all it may use."""
+    """Threads of a session where nobody says how many.
+
+    0 leaves the number to ONNX Runtime, which then also binds threads to cores, so it must be free to use all of them.
+    """
     usable = usable_threads()
     return 0 if usable == os.cpu_count() else usable
 

@@ -55,7 +55,7 @@ class TorchEngine:
 
     def decode(self, z_x, features, tokens):
         autoencoder, detail = self._parts.autoencoder, self._parts.detail_decoder
-        return self._call(lambda *inputs: decode_photo(autoencoder, detail, *inputs), autoencoder, z_x, features, tokens)
+        return self._call(lambda *each: decode_photo(autoencoder, detail, *each), autoencoder, z_x, features, tokens)
 
     def finish(self, restored, features):
         detail = self._parts.detail_decoder

@@ -97,7 +97,8 @@ class Studio:
             outcome.view = result.view
         return outcome, result if len(paths) == 1 else None
 
-    def _enlarge(self, path: Path, options: Options, with_objects: bool, progress: Callable[[int, int], None]) -> Result:
+    def _enlarge(self, path: Path, options: Options, with_objects: bool,
+                 progress: Callable[[int, int], None]) -> Result:
         photo = read_image(path, self._max_pixels)
         out = self._upscaler(photo.rgb, scale=options.scale, fidelity=options.fidelity, quality=options.quality,
                              keep_latents=with_objects, instances=with_objects, progress=progress)
@@ -125,7 +126,7 @@ class Studio:
 
 
 def show(session: Session, result: Result, note: str) -> None:
-    """Fills the result's view: addresses of both pictures, their size, and the objects and their map, or else a note."""
+    """Fills the result's view: addresses of both pictures, their size, objects and their map, or else a note."""
     picture, photo = result.picture, result.photo
     before = write_preview(session.new_file("before.jpg"), _merely_enlarged(photo, picture.size), photo)
     width, height = picture.size

@@ -64,8 +64,8 @@ def has_fast_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
-OBJECTIVES: dict[str, Any] = {"autoencoder": AutoencoderObjective, "restoration": RestorationObjective,
-                              "diffusion": DiffusionObjective, "map": MapObjective}
+OBJECTIVES: dict[str, type] = {"autoencoder": AutoencoderObjective, "restoration": RestorationObjective,
+                               "diffusion": DiffusionObjective, "map": MapObjective}
 """Task of a configuration -> what is trained for it."""
 
 
