@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import ndimage
+import scipy  # loads its parts when they are first used
 
 from .geometry import LATENT, LR_LATENT, LR_TOKEN, SCALE, TOKEN
 from .images.reading import ImageError, read_image
@@ -175,7 +175,7 @@ def list_objects(ids: np.ndarray) -> list[dict[str, Any]]:
     The largest comes first; names are SA-1B's.
     """
     objects = []
-    for number, box in enumerate(ndimage.find_objects(ids), 1):
+    for number, box in enumerate(scipy.ndimage.find_objects(ids), 1):
         if box is None:
             continue
         top, left = (s.start for s in box)
@@ -197,7 +197,7 @@ def soft_mask(mask: np.ndarray, box: tuple[slice, slice] | None = None) -> np.nd
     part = mask[wide]
     if not part.any():
         return np.zeros([s.stop - s.start for s in box], np.float32)
-    distance = ndimage.distance_transform_edt(~part)[tuple(
+    distance = scipy.ndimage.distance_transform_edt(~part)[tuple(
         slice(s.start - w.start, s.stop - w.start) for s, w in zip(box, wide, strict=True))]
     return (np.cos(np.minimum(distance / FADE, 1) * np.pi / 2) ** 2 * (distance < FADE)).astype(np.float32)
 
@@ -205,7 +205,7 @@ def soft_mask(mask: np.ndarray, box: tuple[slice, slice] | None = None) -> np.nd
 def latent_mask(mask: np.ndarray) -> np.ndarray:
     """What is drawn anew of each latent, (H / 8, W / 8) float32: 1 on the object, a half beside it."""
     on = _any_in_cells(mask, LATENT)
-    return (on * 0.5 + ndimage.binary_dilation(on, np.ones((3, 3))) * 0.5).astype(np.float32)
+    return (on * 0.5 + scipy.ndimage.binary_dilation(on, np.ones((3, 3))) * 0.5).astype(np.float32)
 
 
 def at_latents(weight: np.ndarray) -> np.ndarray:
@@ -216,10 +216,12 @@ def at_latents(weight: np.ndarray) -> np.ndarray:
 def soften(strengths: np.ndarray) -> np.ndarray:
     """Strengths (H, W) whose borders are slopes; exactly as they were where there is no border near."""
     size = 2 * STRENGTH_FADE + 1
-    smooth = ndimage.uniform_filter(ndimage.uniform_filter(strengths, size, mode="nearest"), size, mode="nearest")
+    smooth = strengths
+    for _ in range(2):
+        smooth = scipy.ndimage.uniform_filter(smooth, size, mode="nearest")
     wide = 2 * size - 1  # of both filters together
-    low = ndimage.minimum_filter(strengths, wide, mode="nearest")
-    return np.clip(smooth, low, ndimage.maximum_filter(strengths, wide, mode="nearest"))
+    low = scipy.ndimage.minimum_filter(strengths, wide, mode="nearest")
+    return np.clip(smooth, low, scipy.ndimage.maximum_filter(strengths, wide, mode="nearest"))
 
 
 def mix_strengths(pictures: dict[float, np.ndarray], recipe: Recipe, strengths: np.ndarray | None) -> np.ndarray:
@@ -260,7 +262,7 @@ def plan_crops(mask: np.ndarray, tiles: list[Tile]) -> list[tuple[int, Tile]]:
 
     Parts of an object that lie apart, and the arms of one that sprawls, are computed apart where that costs less.
     """
-    near = ndimage.binary_dilation(_any_in_cells(mask, TOKEN), np.ones((3, 3)))  # FADE reaches one token further
+    near = scipy.ndimage.binary_dilation(_any_in_cells(mask, TOKEN), np.ones((3, 3)))  # FADE reaches one token further
     crops = []
     for number, tile in enumerate(tiles):
         rows, columns = (slice(s.start // LR_TOKEN, s.stop // LR_TOKEN) for s in tile.slices)

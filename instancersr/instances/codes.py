@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping
 
 import numpy as np
-from scipy import ndimage
+import scipy  # loads its parts when they are first used
 
 SCALE_RANGE = (0.5, 1.5)
 """Scale targets s_i of Eq. 6 are uniform in it."""
@@ -178,7 +178,7 @@ def decode_id_map(rgb: np.ndarray, flatness: float = 0.012, same_color: float = 
     if not markers.any():
         return np.zeros(flat.shape, np.int32)
     ids, colors = _merge_like_colors(markers, rgb, max(same_color, noise))
-    regions = ndimage.watershed_ift(np.clip(slope * 255, 0, 255).astype(np.uint8), markers)
+    regions = scipy.ndimage.watershed_ift(np.clip(slope * 255, 0, 255).astype(np.uint8), markers)
     ids = ids[regions]
     for _ in range(2):  # the second round looks at the instances that the first one found
         ids = _choose_nearest_color(ids, colors, rgb, ~flat)
@@ -187,7 +187,7 @@ def decode_id_map(rgb: np.ndarray, flatness: float = 0.012, same_color: float = 
 
 def _slope(rgb: np.ndarray) -> np.ndarray:
     """(H, W): the largest difference within 3x3 pixels, over the channels."""
-    return (ndimage.maximum_filter(rgb, (3, 3, 1)) - ndimage.minimum_filter(rgb, (3, 3, 1))).max(2)
+    return (scipy.ndimage.maximum_filter(rgb, (3, 3, 1)) - scipy.ndimage.minimum_filter(rgb, (3, 3, 1))).max(2)
 
 
 def _median5(rgb: np.ndarray, axis: int) -> np.ndarray:
@@ -202,7 +202,7 @@ def _median5(rgb: np.ndarray, axis: int) -> np.ndarray:
 
 def _large_regions(flat: np.ndarray) -> np.ndarray:
     """Connected regions of LEAST_MARKER pixels or more, numbered from 1; int32."""
-    regions, _ = ndimage.label(flat)
+    regions, _ = scipy.ndimage.label(flat)
     large = np.bincount(regions.ravel()) >= LEAST_MARKER
     large[0] = False
     return (np.cumsum(large) * large).astype(np.int32)[regions]
@@ -214,7 +214,7 @@ def _merge_like_colors(markers: np.ndarray, rgb: np.ndarray, tolerance: float) -
     sums = [np.bincount(markers.ravel(), rgb[..., c].ravel()) for c in range(3)]
     colors = np.stack(sums, 1) / np.maximum(areas, 1)[:, None]
     # top, left, -bottom, -right of each region, and of all regions of an id so far: the least of each joins two
-    boxes = np.array([[0] * 4] + [[y.start, x.start, -y.stop, -x.stop] for y, x in ndimage.find_objects(markers)])
+    boxes = np.array([[0] * 4] + [[y.start, x.start, -y.stop, -x.stop] for y, x in scipy.ndimage.find_objects(markers)])
     ids, kept, spans = np.zeros(len(areas), np.int64), [np.zeros(3)], [np.zeros(4)]
     for k in np.argsort(-areas[1:], kind="stable") + 1:
         if colors[k] @ LUMA < LUMA_RANGE[0] / 2:

@@ -9,12 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy import ndimage
-from scipy.cluster.hierarchy import cophenet, linkage
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import dijkstra, minimum_spanning_tree
-from scipy.spatial.distance import squareform
-from scipy.special import expit
+import scipy  # loads its parts when they are first used
 
 from ..geometry import SCALE
 
@@ -45,7 +40,7 @@ def segment(photo: np.ndarray, instance_map: np.ndarray, odds: Callable[[np.ndar
         (H, W) int32, 1..K.
     """
     regions, features, areas = describe(photo, instance_map)
-    groups = merge(expit(odds(features)), areas)
+    groups = merge(scipy.special.expit(odds(features)), areas)
     return groups[regions].repeat(CELL, 0).repeat(CELL, 1)
 
 
@@ -57,7 +52,7 @@ def describe(photo: np.ndarray, instance_map: np.ndarray) -> tuple[np.ndarray, n
         `pair_features`; (N,) areas in cells.
     """
     oklab, texture = _cells(to_oklab(photo))
-    smooth = ndimage.gaussian_filter(oklab, (0.6, 0.6, 0)) * COLOR_AXES
+    smooth = scipy.ndimage.gaussian_filter(oklab, (0.6, 0.6, 0)) * COLOR_AXES
     regions = find_regions(smooth)
     features, areas = pair_features(regions, oklab, texture, smooth, _cells(instance_map)[0])
     return regions, features, areas
@@ -82,7 +77,8 @@ def find_regions(colors: np.ndarray) -> np.ndarray:
     height, width = colors.shape[:2]
     edges, contrast = _grid_edges(colors)
     count = height * width
-    tree = minimum_spanning_tree(coo_matrix((contrast + 1e-6, edges), (count, count)).tocsr()).tocoo()
+    grid = scipy.sparse.coo_matrix((contrast + 1e-6, edges), (count, count)).tocsr()
+    tree = scipy.sparse.csgraph.minimum_spanning_tree(grid).tocoo()
     order = np.argsort(tree.data, kind="stable")
     links = list(zip(tree.row[order].tolist(), tree.col[order].tolist(), tree.data[order].tolist(), strict=True))
     parent, area, limit = list(range(count)), [1] * count, [REGION_SCALE] * count
@@ -138,7 +134,7 @@ def pair_features(regions: np.ndarray, oklab: np.ndarray, texture: np.ndarray, s
     spread, grain = np.log(deviation(oklab) + 0.004), np.log(mean(texture) + 0.003)
     distance = _distances(color * COLOR_AXES)
     border, touching, length = _borders(regions, smooth)
-    path = dijkstra(np.where(touching, border + distance + 1e-4, 0), directed=False)
+    path = scipy.sparse.csgraph.dijkstra(np.where(touching, border + distance + 1e-4, 0), directed=False)
     barrier = _least_barriers(border, touching)
     apart, log_area = _distances(place), np.log(areas)
     share = areas / areas.sum()
@@ -205,8 +201,8 @@ def _borders(regions: np.ndarray, colors: np.ndarray) -> tuple[np.ndarray, np.nd
     crossing = a != b
     ends = np.concatenate([[a, b], [b, a]], 1)[:, np.tile(crossing, 2)]
     shape = (int(regions.max()) + 1,) * 2
-    length = coo_matrix((np.ones(ends.shape[1]), ends), shape).toarray()
-    total = coo_matrix((np.tile(contrast[crossing], 2), ends), shape).toarray()
+    length = scipy.sparse.coo_matrix((np.ones(ends.shape[1]), ends), shape).toarray()
+    total = scipy.sparse.coo_matrix((np.tile(contrast[crossing], 2), ends), shape).toarray()
     return total / np.maximum(length, 1), length > 0, length
 
 
@@ -216,7 +212,8 @@ def _least_barriers(border: np.ndarray, touching: np.ndarray) -> np.ndarray:
         return np.zeros_like(border)
     steps = np.where(touching, border, border.max() + 1)
     np.fill_diagonal(steps, 0)
-    return squareform(cophenet(linkage(squareform(steps, checks=False), "single")))
+    squareform, hierarchy = scipy.spatial.distance.squareform, scipy.cluster.hierarchy
+    return squareform(hierarchy.cophenet(hierarchy.linkage(squareform(steps, checks=False), "single")))
 
 
 def _similar_colors(index: np.ndarray, oklab: np.ndarray, areas: np.ndarray) -> np.ndarray:
