@@ -29,7 +29,7 @@ from torch.utils.data import Dataset
 
 from instancersr.errors import UserError
 from instancersr.instances.annotations import id_map_from_annotations
-from instancersr.instances.codes import colorize, photo_targets, scale_target
+from instancersr.instances.codes import LUMA, colorize, photo_targets, scale_target
 
 from ..method.degradation import SHARPEN_SIGMA, Preset, degrade, sharpen, twin_camera
 
@@ -285,17 +285,20 @@ class CropDataset(Dataset):
         downscale_max: the most that a window is shrunk by.
         truth_blur: range of the Gaussian blur that makes the truth one, its deviation in pixels.
         truth_sharpen: range of the amount of an unsharp mask on that.
+        gray_prob: share of crops that are made grey before anything else happens to them.
         twin_prob: share of crops whose LR photo the truth's own camera takes, through a shorter lens (`twin_camera`).
     """
 
     def __init__(self, source: PhotoSource, size: int = 128, presets: Mapping[str, float] | None = None, seed: int = 0,
                  masks: bool = False, downscale_prob: float = 0.0, max_offset: int = 0, lightness: str = "hash",
                  downscale_max: float = 2.0, truth_blur: tuple[float, float] = (0.0, 0.0),
-                 truth_sharpen: tuple[float, float] = (0.0, 0.0), twin_prob: float = 0.0):
+                 truth_sharpen: tuple[float, float] = (0.0, 0.0), twin_prob: float = 0.0,
+                 gray_prob: float = 0.0):
         self.source, self.size, self.seed = source, size, seed
         self.masks, self.downscale_prob, self.max_offset = masks, downscale_prob, max_offset
         self.lightness, self.downscale_max = lightness, downscale_max
         self.truth_blur, self.truth_sharpen, self.twin_prob = truth_blur, truth_sharpen, twin_prob
+        self.gray_prob = gray_prob
         shares = presets or {"seesr": 1.0}
         self._presets = list(shares)
         self._preset_probs = np.array(list(shares.values()), float) / sum(shares.values())
@@ -310,6 +313,8 @@ class CropDataset(Dataset):
 
     def _photographed(self, scene: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """(H, W, 3) in [0, 1] -> HR (3, H, W), as a lens blurs it and a processor sharpens that; LR (3, H/4, W/4)."""
+        if self.gray_prob and rng.random() < self.gray_prob:
+            scene = np.repeat((scene @ LUMA.astype(np.float32))[..., None], 3, -1)
         blur = rng.uniform(*self.truth_blur) if self.truth_blur[1] else 0.0
         amount, sigma = 0.0, SHARPEN_SIGMA[0]
         if self.truth_sharpen[1]:

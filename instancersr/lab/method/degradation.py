@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .jpeg import jpeg
+from .web_damage import WEB_PRESETS, WebPreset, damage
 
 Range = tuple[float, float]
 
@@ -83,28 +84,34 @@ def _preset(resize1: Range, resize2: Range, noise1: Range, noise2: Range, poisso
     )
 
 
-PRESETS: dict[str, Preset] = {
+AnyPreset = Preset | WebPreset
+
+# What a camera does: optical blur of any orientation, little noise, hardly any compression.
+CAMERA = Preset(
+    Stage(1.0, (0.6, 4.0), (0.0, 0.0, 1.0), (1, 1), (0, 4), (0.01, 0.3), (95, 100),
+          sinc_prob=0.0, kernel_probs=(0.3, 0.6, 0.02, 0.04, 0.01, 0.03)),
+    Stage(0.0, (0.2, 1.5), (0.0, 0.0, 1.0), (1, 1), (0, 1), (0.01, 0.05), (90, 100)),
+    final_sinc_prob=0.1,
+)
+# The same with the blur that a camera's own pixels have, sharpened by its processor. An MTF50 of .2 to .35 cycles a
+# pixel is a Gaussian of .53 to .93 pixels, which are four times as many HR pixels; the kernels are wide enough not to
+# cut it off.
+CAMERA_OPTICS = replace(
+    CAMERA, sharpen_amount=(0.0, 1.0),
+    first=replace(CAMERA.first, sigma=(2.1, 3.7), kernel_sizes=(FULL_KERNEL,),
+                  kernel_probs=(0.6, 0.3, 0.0, 0.0, 0.1, 0.0)),
+)
+
+PRESETS: dict[str, AnyPreset] = {
     # Real-ESRGAN's own training options.
     "realesrgan": _preset((0.15, 1.5), (0.3, 1.2), (1, 30), (1, 25), (0.05, 3), (0.05, 2.5), (30, 95), (30, 95), 0.8),
     # The milder variant that SeeSR and DiT4SR trained with.
     "seesr": _preset((0.3, 1.5), (0.6, 1.2), (1, 15), (1, 12), (0.05, 2), (0.05, 1), (60, 95), (60, 100), 0.5),
-    # What a camera does: optical blur of any orientation, little noise, hardly any compression.
-    "camera": Preset(
-        Stage(1.0, (0.6, 4.0), (0.0, 0.0, 1.0), (1, 1), (0, 4), (0.01, 0.3), (95, 100),
-              sinc_prob=0.0, kernel_probs=(0.3, 0.6, 0.02, 0.04, 0.01, 0.03)),
-        Stage(0.0, (0.2, 1.5), (0.0, 0.0, 1.0), (1, 1), (0, 1), (0.01, 0.05), (90, 100)),
-        final_sinc_prob=0.1,
-    ),
+    "camera": CAMERA,
+    "camera_sharpened": replace(CAMERA, sharpen_amount=(0.0, 1.0)),
+    "camera_optics": CAMERA_OPTICS,
+    **WEB_PRESETS,
 }
-# The same, sharpened by the camera's own processor.
-PRESETS["camera_sharpened"] = replace(PRESETS["camera"], sharpen_amount=(0.0, 1.0))
-# The same with the blur that a camera's own pixels have. An MTF50 of .2 to .35 cycles a pixel is a Gaussian of .53 to
-# .93 pixels, which are four times as many HR pixels; the kernels are wide enough not to cut it off.
-PRESETS["camera_optics"] = replace(
-    PRESETS["camera_sharpened"],
-    first=replace(PRESETS["camera"].first, sigma=(2.1, 3.7), kernel_sizes=(FULL_KERNEL,),
-                  kernel_probs=(0.6, 0.3, 0.0, 0.0, 0.1, 0.0)),
-)
 
 
 def twin_camera(blur: float, sharpen_amount: float, sharpen_sigma: float, scale: int = 4) -> Preset:
@@ -119,23 +126,22 @@ def twin_camera(blur: float, sharpen_amount: float, sharpen_sigma: float, scale:
         sharpen_amount: of the HR photo's unsharp mask.
         sharpen_sigma: of the mask's blur: HR pixels in the HR photo, LR pixels in the twin's.
     """
-    optics = PRESETS["camera_optics"]
     return replace(
-        optics,
-        first=replace(optics.first, sigma=(scale * blur, scale * blur)),
+        CAMERA_OPTICS,
+        first=replace(CAMERA_OPTICS.first, sigma=(scale * blur, scale * blur)),
         sharpen_amount=(sharpen_amount, sharpen_amount),
         sharpen_sigma=(sharpen_sigma, sharpen_sigma),
         final_sinc_prob=0.0,
     )
 
 
-def degrade(hr: Tensor, preset: str | Preset | Sequence[str | Preset] = "seesr",
+def degrade(hr: Tensor, preset: str | AnyPreset | Sequence[str | AnyPreset] = "seesr",
             seeds: Sequence[int] | None = None, scale: int = 4) -> Tensor:
     """Degrades HR pictures into LR pictures (Eq. 1).
 
     Args:
         hr: (B, 3, H, W) in [0, 1], H and W divisible by `scale`.
-        preset: a name in `PRESETS` or a `Preset`, or one of them for each sample.
+        preset: a name in `PRESETS`, a `Preset` or a `WebPreset`, or one of them for each sample.
         seeds: one integer a sample; drawn from torch's global generator when None.
         scale: how many times smaller the result is.
 
@@ -147,7 +153,7 @@ def degrade(hr: Tensor, preset: str | Preset | Sequence[str | Preset] = "seesr",
     """
     _check(hr, scale)
     batch = len(hr)
-    presets = [_find_preset(p) for p in ([preset] * batch if isinstance(preset, (str, Preset)) else preset)]
+    presets = [_find_preset(p) for p in ([preset] * batch if isinstance(preset, (str, Preset, WebPreset)) else preset)]
     if seeds is None:
         seeds = torch.randint(2**62, (batch,)).tolist()
     if len(seeds) != batch or len(presets) != batch:
@@ -164,15 +170,18 @@ def _check(hr: Tensor, scale: int) -> None:
         raise ValueError(f"degrade: height and width must be divisible by {scale}, not {tuple(hr.shape[2:])}")
 
 
-def _find_preset(preset: str | Preset) -> Preset:
-    if isinstance(preset, Preset):
+def _find_preset(preset: str | AnyPreset) -> AnyPreset:
+    if not isinstance(preset, str):
         return preset
     if preset not in PRESETS:
         raise ValueError(f"degradation preset {preset!r} is unknown; use one of {', '.join(PRESETS)}")
     return PRESETS[preset]
 
 
-def _degrade_one(hr: Tensor, preset: Preset, rng: np.random.Generator, scale: int) -> Tensor:
+def _degrade_one(hr: Tensor, preset: AnyPreset, rng: np.random.Generator, scale: int) -> Tensor:
+    if isinstance(preset, WebPreset):
+        picture = damage(hr[0].permute(1, 2, 0).cpu().numpy(), preset, rng, scale)
+        return torch.from_numpy(picture).permute(2, 0, 1)[None].contiguous().to(hr.device)
     height, width = hr.shape[2] // scale, hr.shape[3] // scale
     x = _blur_stage(hr, preset.first, rng)
     factor = _resize_factor(preset.first, rng)

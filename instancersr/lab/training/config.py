@@ -55,6 +55,8 @@ class DataConfig(Section):
     twin_prob: float = Field(0.0, ge=0, le=1)
     """Share of crops whose LR photo the truth's own camera takes through a lens four times shorter: the truth's blur
     and sharpening, in pixels four times as large, instead of a preset. Needs `truth_blur`."""
+    gray_prob: float = Field(0.0, ge=0, le=1)
+    """Share of crops that are made grey before they are degraded: a grey photo has a grey truth."""
     max_offset: int = Field(0, ge=0)
     """Crops pretend to lie up to so many tokens into a larger picture."""
     lightness: Literal["hash", "photo"] = "hash"
@@ -294,6 +296,9 @@ class SamplerConfig(Section):
     """Whether the detail decoder sees the transformer's last tokens."""
     decoder_skip: bool = False
     """Whether it first draws the features on the photo by one convolution."""
+    direct_share: float = Field(0.0, ge=0, le=1)
+    """Share of the steps in which the detail decoder draws the photo from y-hat alone, without sampling, as
+    `--quality fast` does. Needs a detail decoder."""
     decoder_only: bool = False
     """Whether the transformer and its control branch are held, so that a step costs a third."""
 
@@ -301,7 +306,7 @@ class SamplerConfig(Section):
     def _has_features(self) -> SamplerConfig:
         if self.texture_weight and not self.perceptual.weight:
             raise ValueError("texture_weight needs perceptual.weight, whose features it compares")
-        for key in ("decoder_tokens", "decoder_skip"):
+        for key in ("decoder_tokens", "decoder_skip", "direct_share"):
             if getattr(self, key) and not self.decoder_blocks:
                 raise ValueError(f"{key} is for a detail decoder; set decoder_blocks")
         return self

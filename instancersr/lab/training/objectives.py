@@ -232,7 +232,7 @@ class DiffusionObjective:
                 self.teacher = load_teacher(alignment.teacher, alignment.teacher_layer)
                 self.teacher_width = self.teacher.width
         self.skips_parameters = self.teacher_width is not None and (
-            alignment.until < 1 or not config.denoising_weight)
+            alignment.until < 1 or not config.denoising_weight) or bool(config.sampler.direct_share)
         self.perceptual = perceptual_loss(config.sampler.perceptual)
         self.model = self._build()
 
@@ -336,7 +336,8 @@ class DiffusionObjective:
         if config.sampler.weight:
             # With a detail decoder, judges reach the restoration network through its features: y-hat stays faithful.
             guide = z_y.detach() if "detail_decoder" in model else z_y
-            terms |= self._sampler_terms(model, denoiser, z, guide, features, batch, draws, progress)
+            terms |= self._sampler_terms(model, denoiser, z, guide, restored, features, batch, draws,
+                                         progress)
         if "restoration" in model:  # it must stay the faithful end of the fidelity scale
             terms["restored"] = config.sampler.weight * 0.5 * F.l1_loss(restored, batch["hr"])
         return terms
@@ -408,33 +409,47 @@ class DiffusionObjective:
         members = F.unfold(batch["ids"][:, None].float(), cell, stride=cell) == ids[:, None]
         return (pixels * members).sum(1) / members.sum(1).clamp_min(1)
 
-    def _sampler_terms(self, model, denoiser, z, z_y, features, batch, draws, progress) -> dict[str, Tensor]:
-        """Runs the sampler without gradient up to a random step, and judges the picture that step promises."""
+    def _sampler_terms(self, model, denoiser, z, z_y, restored, features, batch, draws,
+                       progress) -> dict[str, Tensor]:
+        """Judges the picture: of the sampler, or in a share of the steps of the detail decoder without it."""
         sampler = self.config.sampler
-        self.scheduler.set_timesteps(sampler.steps)
+        if sampler.direct_share and float(torch.rand((), generator=draws.shared)) < sampler.direct_share:
+            return self._photo_terms(model, model["detail_decoder"](restored.detach(), features), batch, draws,
+                                     progress)
+        clean, tokens = self._sampled(model, denoiser, z, z_y, batch, draws)
+        clean_x, clean_m = split(clean)
+        photo = self._decode_photo(model, clean_x, features, tokens)
+        terms = self._photo_terms(model, photo, batch, draws, progress)
+        if self.config.mask_modelling:
+            instance_map = decode(self.autoencoder, clean_m)
+            error = F.l1_loss(instance_map, batch["instance_map"], reduction="none")
+            terms["map"] = sampler.map_weight * (error * self._map_weights(batch)).mean()
+        return terms
+
+    def _sampled(self, model, denoiser, z, z_y, batch, draws) -> tuple[Tensor, Tensor | None]:
+        """Runs the sampler without gradient up to a random step: the latent that step promises, and its tokens."""
+        self.scheduler.set_timesteps(self.config.sampler.steps)
         timesteps = self.scheduler.timesteps.tolist()
-        last = int(torch.randint(sampler.steps, (), generator=draws.shared))
+        last = int(torch.randint(len(timesteps), (), generator=draws.shared))
         z_t = draws.normal(z.shape[1:]).to(z)
         with torch.no_grad():
             for t in timesteps[:last]:
                 z_t, _ = sampling_step(denoiser, z_t, z_y, t, batch["token_offset"])
         steps = torch.full((len(z),), timesteps[last], device=z.device)
         out = denoiser(self._visible(z_t), z_y, steps, batch["token_offset"], self._token_layer(model))
-        clean_x, clean_m = split(out.clean)
-        picture = self._decode_photo(model, clean_x, features, out.hidden)
-        terms = {"pixel": sampler.weight * F.l1_loss(picture, batch["hr"])}
-        if self.config.mask_modelling:
-            instance_map = decode(self.autoencoder, clean_m)
-            error = F.l1_loss(instance_map, batch["instance_map"], reduction="none")
-            terms["map"] = sampler.map_weight * (error * self._map_weights(batch)).mean()
+        return out.clean, out.hidden
+
+    def _photo_terms(self, model, photo, batch, draws, progress) -> dict[str, Tensor]:
+        sampler = self.config.sampler
+        terms = {"pixel": sampler.weight * F.l1_loss(photo, batch["hr"])}
         if self.perceptual is not None:
-            terms["lpips"] = sampler.perceptual.weight * self.perceptual(picture, batch["hr"], draws.shared)
+            terms["lpips"] = sampler.perceptual.weight * self.perceptual(photo, batch["hr"], draws.shared)
         if sampler.texture_weight:
             terms["texture"] = sampler.texture_weight * texture_distance(*self.perceptual.features)
         if sampler.pattern_weight:
-            terms["pattern"] = sampler.pattern_weight * repeated_pattern(picture - batch["hr"])
+            terms["pattern"] = sampler.pattern_weight * repeated_pattern(photo - batch["hr"])
         if "discriminator" in model:
-            seen = random_window(picture, batch["hr"], ADVERSARIAL_WINDOW, draws.shared)
+            seen = random_window(photo, batch["hr"], ADVERSARIAL_WINDOW, draws.shared)
             fooled, critic = adversarial_terms(model["discriminator"], *seen)
             terms["critic"] = critic
             if progress >= sampler.adversarial_from:

@@ -278,7 +278,8 @@ class Trainer:
         data = self.config.data
         return CropDataset(self._source(held_out), data.crop, data.presets, self.config.seed,
                            self.objective.needs_masks, data.downscale_prob, data.max_offset, data.lightness,
-                           data.downscale_max, data.truth_blur, data.truth_sharpen, data.twin_prob)
+                           data.downscale_max, data.truth_blur, data.truth_sharpen, data.twin_prob,
+                           data.gray_prob)
 
     def _source(self, held_out: bool) -> PhotoSource:
         data, config = self.config.data, self.config

@@ -194,3 +194,16 @@ def test_a_twin_shows_a_wave_as_the_truths_camera_shows_one_of_a_quarter_of_the_
         return float(max(picture.mean(0).std(), picture.mean(1).std()))  # crops are turned; noise averages out
 
     assert shown(32, "lr") == pytest.approx(shown(8, "hr"), rel=0.06)
+
+
+def test_a_grey_photo_has_a_grey_truth_of_the_colours_luma(cache):
+    source = CachedPhotos(cache, held_out=False, min_side=64)
+    presets = {"web_jpeg": 1.0}
+    colour, grey, half = ([CropDataset(source, 64, presets, seed=3, gray_prob=share)[n]["hr"] for n in range(40)]
+                          for share in (0.0, 1.0, 0.5))
+    assert all(torch.equal(hr[0], hr[1]) and torch.equal(hr[0], hr[2]) for hr in grey)
+    assert 10 < sum(torch.equal(hr[0], hr[1]) for hr in half) < 30
+    assert not torch.equal(colour[0][0], colour[0][1])
+    crop = np.array([0.299, 0.587, 0.114])
+    # the crop is drawn before the greyness, so both are of the same place
+    np.testing.assert_allclose(grey[0][0].numpy(), np.tensordot(crop, colour[0].numpy(), 1), atol=1e-6)

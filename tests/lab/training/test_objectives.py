@@ -161,6 +161,37 @@ def test_a_decoder_alone_is_trained_where_the_transformer_is_held(hub, tmp_path)
     assert "pattern" in found and task.model["detail_decoder"].tail.weight.grad.abs().sum() > 0
 
 
+def refuse(*_: object) -> None:
+    raise AssertionError("the transformer was called")
+
+
+def test_a_direct_step_never_calls_the_transformer(hub, tmp_path):
+    """It draws the photo from y-hat and its features, and there is no map to judge."""
+    RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path)
+    sampler = {"weight": 1.0, "steps": 2, "decoder_blocks": 1}
+    task = objective(hub, restoration=tmp_path, denoising_weight=0.0, sampler=sampler | {"direct_share": 1.0})
+    hook = task.model["transformer"].register_forward_pre_hook(refuse)
+    found = terms(task)
+    assert set(found) == {"pixel"} and task.skips_parameters
+    found["pixel"].backward()
+    assert task.model["detail_decoder"].tail.weight.grad.abs().sum() > 0
+    restored = task.restoration(batch()["lr"])  # the decoder changes nothing yet
+    torch.testing.assert_close(found["pixel"], (restored - batch()["hr"]).abs().mean())
+    hook.remove()
+    half = objective(hub, restoration=tmp_path, denoising_weight=0.0, sampler=sampler | {"direct_share": 0.5})
+    steps = ["map" in half.terms(half.model, batch(), Draws(1, range(2), step), 0.0) for step in range(0, 64, 2)]
+    assert 8 < sum(steps) < 24
+
+
+def test_a_decoder_of_tokens_draws_without_them_where_nothing_was_sampled(hub, tmp_path):
+    RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path)
+    task = objective(hub, restoration=tmp_path, denoising_weight=0.0,
+                     sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "decoder_tokens": True,
+                              "direct_share": 1.0})
+    task.model["transformer"].register_forward_pre_hook(refuse)
+    assert torch.isfinite(terms(task)["pixel"])
+
+
 def test_the_networks_around_a_held_transformer_are_trained_together(hub, tmp_path):
     """Stage 8. The restoration network hears of the photo through the decoder, which sees its features."""
     RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path)

@@ -9,7 +9,7 @@ import hashlib
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from ..dataset import PHOTO_SUFFIXES, DataError, find_sources
@@ -89,6 +89,15 @@ def find_photos(pattern: str | Path) -> tuple[list[Photo], list[Skipped]]:
     if not photos:
         raise DataError(f"{pattern}: no photos in it ({', '.join(PHOTO_SUFFIXES)})")
     return list(photos.values()), skipped
+
+
+def add_photos(photos: list[Photo], skipped: list[Skipped], more: list[Photo]) -> tuple[list[Photo], list[Skipped]]:
+    """Puts `more` behind `photos`, numbered on; those whose key is taken are added to `skipped`."""
+    keys = {photo.key for photo in photos}
+    new = [photo for photo in more if photo.key not in keys]
+    taken = [Skipped(photo.picture.name, f"its key {photo.key} is that of a photo") for photo in more
+             if photo.key in keys]
+    return [*photos, *(replace(photo, number=len(photos) + n) for n, photo in enumerate(new))], [*skipped, *taken]
 
 
 def _files_of_folder(folder: Path) -> dict[PurePosixPath, Extent]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,12 +17,14 @@ from typing import Any
 from instancersr.errors import MissingPackage, UserError
 
 from ..dataset import TOKEN
-from .photos import Skipped, cut_shards, find_photos, fingerprint
+from ..pages import write_pages
+from .photos import Skipped, add_photos, cut_shards, find_photos, fingerprint
 from .sample import Settings
 from .shards import PART, ShardRecord
 from .workers import run_local, run_ray
 
 PROGRESS = ".progress"
+PAGES = ".progress/pages"
 SETTINGS = "settings.json"
 MANIFEST = "manifest.json"
 SKIPPED = "skipped.jsonl"
@@ -33,6 +36,7 @@ def prepare_photos(
     settings: Settings,
     shard_photos: int = 1000,
     shard_mb: float = 1000,
+    pages: int = 0,
     workers: int | None = None,
     ray: str | None = None,
     device: str = "cpu",
@@ -46,6 +50,7 @@ def prepare_photos(
         settings: what samples hold.
         shard_photos: most photos of a shard.
         shard_mb: most megabytes of a shard's source files.
+        pages: drawn pages of text and line art that are added to the photos; see `data.pages`.
         workers: processes on this machine; None for one a core.
         ray: address of a Ray cluster to work on instead, or `auto`.
         device: `cpu` or `cuda`, for the models.
@@ -62,10 +67,14 @@ def prepare_photos(
     out = Path(out).expanduser().absolute()
     if out == Path(photos).expanduser().absolute():
         raise UserError(f"{out}: photos and shards need folders of their own")
+    _check_folder(out)
     found, duplicates = find_photos(photos)
+    if pages:
+        write_pages(out / PAGES, pages)
+        found, duplicates = add_photos(found, duplicates, find_photos(out / PAGES)[0])
     shards = list(cut_shards(found, shard_photos, shard_mb * 1e6))
     plan = {**asdict(settings), "shard_photos": shard_photos, "shard_mb": float(shard_mb),
-            "photos": fingerprint(found)}
+            "pages": pages, "photos": fingerprint(found)}
     records = _begin(out, plan)
     todo = [shard for shard in shards if shard.name not in records]
     done = len(found) - sum(len(shard.photos) for shard in todo)
@@ -107,16 +116,25 @@ def _cores() -> int:
 # ------------------------------------------------------------------------------------- begin, go on, finish
 
 
-def _begin(out: Path, plan: dict) -> dict[str, ShardRecord]:
-    """The finished shards of an earlier run with the same plan; what that run left unfinished is removed."""
+def _check_folder(out: Path) -> None:
     if out.is_file():
         raise UserError(f"{out}: is a file, not a folder")
-    folder = out / PROGRESS
-    finished = sorted(folder.glob("shard-*.json"))
-    if finished:  # before the first, settings are still free: a mistyped model shall not spoil the folder
-        _compare(out, json.loads((folder / SETTINGS).read_text()), plan)
-    elif out.exists() and any(path for path in out.iterdir() if path != folder and path.suffix != PART):
+    if not _finished(out) and out.exists() and any(path for path in out.iterdir()
+                                                   if path != out / PROGRESS and path.suffix != PART):
         raise UserError(f"{out}: holds other things; name an empty or a new folder")
+
+
+def _finished(out: Path) -> list[Path]:
+    """The records of finished shards."""
+    return sorted((out / PROGRESS).glob("shard-*.json"))
+
+
+def _begin(out: Path, plan: dict) -> dict[str, ShardRecord]:
+    """The finished shards of an earlier run with the same plan; what that run left unfinished is removed."""
+    folder = out / PROGRESS
+    finished = _finished(out)
+    if finished:  # before the first, settings are still free: a mistyped model shall not spoil the folder
+        _compare(out, {"pages": 0, **json.loads((folder / SETTINGS).read_text())}, plan)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / SETTINGS, json.dumps(plan))
     _remove_parts(out)
@@ -147,6 +165,7 @@ def _compare(out: Path, before: dict, now: dict) -> None:
 def _finish(out: Path, plan: dict, records: Sequence[ShardRecord], duplicates: Sequence[Skipped]) -> dict:
     """Writes the lists of what is there and what is not."""
     _remove_parts(out)  # of machines that died
+    shutil.rmtree(out / PAGES, ignore_errors=True)
     skipped = [*duplicates, *(photo for record in records for photo in record.skipped)]
     _write(out / SKIPPED, "".join(json.dumps(asdict(photo)) + "\n" for photo in skipped))
     manifest = {

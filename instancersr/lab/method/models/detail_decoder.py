@@ -84,8 +84,8 @@ class DetailDecoder(ModelMixin, ConfigMixin):
         Args:
             photo: (B, 3, 4h, 4w), decoded from the sample's latent, about [0, 1].
             features: (B, feature_channels, h, w), `RestorationNetwork.features` of the LR photo.
-            tokens: (B, hw / 16, token_channels), the transformer's after its last block, in row order; not needed
-                without `token_channels`.
+            tokens: (B, hw / 16, token_channels), the transformer's after its last block, in row order; None where
+                nothing was sampled.
 
         Returns:
             (B, 3, 4h, 4w), about [0, 1], not clamped.
@@ -93,7 +93,7 @@ class DetailDecoder(ModelMixin, ConfigMixin):
         if self.skip is not None:
             photo = photo + F.pixel_shuffle(self.skip(features), self.config.scale)
         x = self.head(torch.cat([F.pixel_unshuffle(photo - 0.5, self.config.scale), features], 1))  # (B, C, h, w)
-        if self.token_proj is not None:
+        if self.token_proj is not None and tokens is not None:
             x = x + self._spread(tokens, x.shape[-2:])
         x = x + self.body(x)
         x = F.leaky_relu(F.pixel_shuffle(self.up1(x), 2), SLOPE)                         # (B, C / 2, 2h, 2w)
