@@ -14,7 +14,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from instancersr.errors import MissingPackage
 
-WORDS = ["the", "of", "and", "a", "to", "in", "is", "you", "that", "it", "he", "was", "for", "on", "are", "as", "with", "his", "they", "at", "be", "this", "have", "from", "or", "one", "had", "by", "word", "but", "not", "what", "all", "were", "we", "when", "your", "can", "said", "there", "use", "an", "each", "which", "she", "do", "how", "their", "if", "will", "up", "other", "about", "out", "many", "then", "them", "these", "so", "some", "her", "would", "make", "like", "him", "into", "time", "has", "look", "two", "more", "write", "go", "see", "number", "no", "way", "could", "people", "my", "than", "first", "water", "been", "call", "who", "oil", "its", "now", "find", "long", "down", "day", "did", "get", "come", "made", "may", "part", "Menu", "File", "Edit", "View", "Help", "Open", "Save", "Total", "Price", "Date", "Name", "Street", "Invoice", "Receipt", "Monday", "April", "2024", "1987", "12:30", "Straße", "über", "größer", "année", "été", "mañana", "niño", "Ελλάδα", "Россия"]
+TEXT = ("the of and a to in is you that it he was for on are as with his they at be this have from or one had by word "
+        "but not what all were we when your can said there use an each which she do how their if will up other about "
+        "out many then them these so some her would make like him into time has look two more write go see number no "
+        "way could people my than first water been call who oil its now find long down day did get come made may part "
+        "Menu File Edit View Help Open Save Total Price Date Name Street Invoice Receipt Monday April 2024 1987 12:30 "
+        "Straße über größer année été mañana niño Ελλάδα Россия")
+WORDS = TEXT.split()
 SIDE = 768
 """Of a page, in pixels."""
 

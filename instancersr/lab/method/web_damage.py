@@ -25,7 +25,7 @@ BLOCK = 8
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 SUBSAMPLING_PROBS = (0.25, 0.1, 0.65)
 WHOLE_PROB = 0.25
-"""Share of samples whose blocks begin at the picture's corner, as in a file; the others are crops, and begin anywhere."""
+"""Share of samples whose blocks begin at the picture's corner, as in a file; those of crops begin anywhere."""
 
 
 @dataclass(frozen=True)
