@@ -20,7 +20,7 @@ from perception import METRICS, as_tensor, judged, judges
 from PIL import Image
 
 from instancersr import InstanceRSRPipeline
-from instancersr.lab.data.dataset import find_sources, is_held_out, read_source
+from instancersr.lab.data.sources import find_sources, is_held_out, read_source
 from instancersr.lab.evaluation.metrics import Metric
 from instancersr.lab.method.degradation import degrade
 from instancersr.presets import QUALITY

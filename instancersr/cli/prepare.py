@@ -42,6 +42,9 @@ def prepare(
         str | None, typer.Option(help="Work on a Ray cluster instead: its address, or 'auto'.")
     ] = None,
     device: Annotated[Device, typer.Option(help="Where the models compute.")] = "auto",
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="GPUs for the models, one process each; without it, all there are.")
+    ] = None,
 ) -> None:
     """Make WebDataset shards of photos, with instance masks; the same command goes on where a stopped one ended.
 
@@ -56,7 +59,8 @@ def prepare(
         with CountProgress(errors, "photos") as progress:
             try:
                 manifest = prepare_photos(photos, output, Settings(size, sam, latents, features), shard_photos,
-                                          shard_mb, pages, workers, ray, pick_device(device), progress.show)
+                                          shard_mb, pages, workers, ray, device if ray else pick_device(device), gpus,
+                                          progress=progress.show)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt("the same command goes on with what is left") from None
         without = manifest["photos"] - manifest["with_masks"]

@@ -64,13 +64,13 @@ def jpeg_codec(images: Tensor, qualities: Sequence[int]) -> Tensor:
         ValueError: the shape, the number of qualities or a quality is wrong.
     """
     _check(images, qualities)
-    pictures = _to_levels(images).byte().permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, 3)
+    pictures = _to_levels(images).byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()  # (B, H, W, 3)
     decoded = np.empty_like(pictures)
     for i, quality in enumerate(qualities):
         file = io.BytesIO()
         Image.fromarray(pictures[i]).save(file, "JPEG", quality=quality)
         decoded[i] = np.asarray(Image.open(file))
-    return torch.from_numpy(decoded).permute(0, 3, 1, 2).contiguous().to(images.device, torch.float32) / 255
+    return torch.from_numpy(decoded).permute(0, 3, 1, 2).contiguous().to(images.device, torch.float32).div_(255)
 
 
 @torch.no_grad()
@@ -117,7 +117,7 @@ def _check(images: Tensor, qualities: Sequence[int]) -> None:
 
 
 def _to_levels(images: Tensor) -> Tensor:
-    return images.float().clamp(0, 1).mul(255).round()
+    return images.float().clamp(0, 1).mul_(255).round_()
 
 
 # ------------------------------------------------------------------------------------------- colours

@@ -100,6 +100,8 @@ class OptimizerConfig(Section):
     """Largest norm of the gradient."""
     ema_images: float = Field(10000, gt=0)
     """Time constant of the weights' moving average."""
+    loss_limit: float = Field(20.0, gt=1)
+    """A loss of so many times that of the first steps, for some steps in a row, stops the run; it is not saved."""
 
 
 class LogConfig(Section):

@@ -33,7 +33,7 @@ class MapObjective:
     and it is fitted to them in one go, before the trainer's own loop, which then has nothing to do.
     """
 
-    needs_masks = True
+    needs_masks = needs_colors = True
     skips_parameters = False
 
     def __init__(self, config: MapConfig):

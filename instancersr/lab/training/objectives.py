@@ -62,6 +62,8 @@ class Objective(Protocol):
 
     model: nn.Module
     needs_masks: bool
+    needs_colors: bool
+    """Whether `terms` looks at the coloured instance map even where its latent is stored."""
     skips_parameters: bool
     """Whether some steps leave some of the trained parameters out."""
 
@@ -139,7 +141,7 @@ def psnr(output: Tensor, truth: Tensor) -> Tensor:
 class AutoencoderObjective:
     """Mean squared error of the learned layers; the block transform, fitted before, is held."""
 
-    needs_masks = False
+    needs_masks = needs_colors = False
     skips_parameters = False
 
     def __init__(self, config: AutoencoderConfig):
@@ -170,7 +172,7 @@ class AutoencoderObjective:
 class RestorationObjective:
     """L1, and LPIPS once there is structure to judge."""
 
-    needs_masks = False
+    needs_masks = needs_colors = False
     skips_parameters = False
 
     def __init__(self, config: RestorationConfig):
@@ -216,6 +218,7 @@ class DiffusionObjective:
 
     def __init__(self, config: DiffusionConfig):
         self.config = config
+        self.needs_colors = bool(config.sampler.weight)
         self.autoencoder = named("autoencoder", load_autoencoder, config.autoencoder)
         self.restoration = None
         if config.restoration is not None:
@@ -297,10 +300,11 @@ class DiffusionObjective:
 
     def measure_residual(self, batches: Sequence[Batch]) -> None:
         """Sets the preconditioning's deviations to those of z - prior mean on these batches."""
-        total, count = torch.zeros(()), 0
+        total, count = torch.zeros((), dtype=torch.float64), 0
         for batch in batches:
             z, z_y, *_ = self._latents(self.model, batch, Draws(0, range(len(batch["hr"]))))
-            total = total + (z - prior_mean(z_y)).double().square().mean((2, 3)).sum(0)
+            error = (z - prior_mean(z_y)).to("cpu", torch.float64)  # Macs' GPUs have no such numbers
+            total = total + error.square().mean((2, 3)).sum(0)
             count += len(z)
         std = (total / count).sqrt().clamp_min(1e-3)
         self.model["transformer"].register_to_config(residual_std=[round(s, 4) for s in std.tolist()])

@@ -69,12 +69,6 @@ class Processes:
         """Until all processes have come here."""
         self._state.wait_for_everyone()
 
-    @contextmanager
-    def main_first(self) -> Iterator[None]:
-        """The main process does the body, then all others, which find what it made."""
-        with self._state.main_process_first():
-            yield
-
     def mean(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The mean over all processes of scalars, which have the same names everywhere."""
         if self.count == 1 or not values:

@@ -31,7 +31,7 @@ def test_prepare_adds_pages_to_the_photos(photo_folder, tmp_path):
     manifest = prepare_photos(photo_folder, tmp_path / "out", settings, pages=3, workers=1)
     assert manifest["photos"] == 9 and manifest["with_masks"] == 6 and manifest["settings"]["pages"] == 3
     with tarfile.open(tmp_path / "out/shard-000000.tar") as tar:
-        page = Image.open(tar.extractfile("page_000002.webp"))
+        page = Image.open(tar.extractfile("page_000002.jpg"))
         assert page.size == (128, 128)
     assert not (tmp_path / "out/.progress/pages").exists()
     assert prepare_photos(photo_folder, tmp_path / "out", settings, pages=3, workers=1) == manifest

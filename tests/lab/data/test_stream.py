@@ -15,10 +15,12 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from transformers import Dinov2Config, Dinov2Model
 
-from instancersr.lab.data.dataset import BatchNumbers, CropDataset, DataError, is_held_out
+from instancersr.lab.data.dataset import BatchNumbers, CropDataset, collate
+from instancersr.lab.data.index import open_index, shard_sources
 from instancersr.lab.data.prepare.run import prepare_photos
 from instancersr.lab.data.prepare.sample import Settings
-from instancersr.lab.data.stream import GROUP_SHARDS, ShardPhotos, build_index, shard_sources
+from instancersr.lab.data.sources import DataError, is_held_out
+from instancersr.lab.data.stream import GROUP_SHARDS, ShardPhotos
 from instancersr.lab.method.models import RestorationNetwork
 from instancersr.lab.training.config import ConfigError, DiffusionConfig
 from instancersr.lab.training.objectives import DiffusionObjective
@@ -50,7 +52,7 @@ def shards(photo_folder, models, tmp_path_factory) -> Path:
 
 
 def photos(shards: Path, cache: Path, held_out: bool = False, **options) -> ShardPhotos:
-    return ShardPhotos(build_index(shard_sources(shards), cache), held_out, CROP, **options)
+    return ShardPhotos(open_index(shard_sources(shards), cache), held_out, CROP, **options)
 
 
 def as_webdataset_reads(shards: Path) -> dict[str, dict]:
@@ -103,7 +105,7 @@ def test_photo_masks_and_tensors_are_those_of_the_shard(shards, tmp_path):
     assert len(source) == 5
     for number in range(len(source)):
         photo = source.choose(number, np.random.default_rng(0))
-        with Image.open(io.BytesIO(known[photo.key]["webp"])) as image:
+        with Image.open(io.BytesIO(known[photo.key]["jpg"])) as image:
             assert np.array_equal(photo.rgb, np.asarray(image))
         assert set(np.unique(photo.ids)) == {0, *range(1, 1 + len(json.loads(known[photo.key]["json"])["annotations"]))}
         assert photo.stored["latent"].shape == (4, CROP // 8, CROP // 8) and photo.stored["teacher"].shape == (16, 16)
@@ -131,7 +133,7 @@ def test_stored_tensors_give_the_loss_of_computed_ones(models, shards, tmp_path)
         for parameter in objective.model.parameters():
             torch.nn.init.normal_(parameter, std=0.05)
         dataset = CropDataset(photos(shards, tmp_path / "cache", stored=True), CROP, masks=True)
-        batches.append(torch.utils.data.default_collate([dataset[n] for n in range(3)]))
+        batches.append(collate([dataset[n] for n in range(3)]))
         batch = batches[0] if stored else {k: v for k, v in batches[0].items()
                                            if not k.startswith(("latent", "map_latent", "teacher"))}
         terms = objective.terms(objective.model, batch, Draws(0, range(3)), 0.0)

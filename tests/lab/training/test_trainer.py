@@ -13,7 +13,8 @@ import torch
 import yaml
 from transformers import Dinov2Config, Dinov2Model
 
-from instancersr.lab.data.dataset import CachedPhotos, CropDataset
+from instancersr.lab.data.cache import CachedPhotos
+from instancersr.lab.data.dataset import CropDataset
 from instancersr.lab.method.models import BlockAutoencoder, RestorationNetwork
 from instancersr.lab.pipeline import InstanceRSRPipeline
 from instancersr.lab.training.checkpoint import list_checkpoints

@@ -1,7 +1,8 @@
 """A whole preparation: begins or goes on, and leaves a folder that says what is in it.
 
-`OUT/.progress` holds the settings and a record for each finished shard; `manifest.json` and `skipped.jsonl`, written
-at the end, are made of them. Nothing in them depends on time, workers or interruptions.
+`OUT/.progress` holds the settings, and a record and a part of the index for each finished shard; `manifest.json`,
+`skipped.jsonl` and `index.npy`, written at the end, are made of them. Nothing in them depends on time, workers or
+interruptions.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from typing import Any
 from instancersr.errors import MissingPackage, UserError
 
 from ..dataset import TOKEN
+from ..index import INDEX, MANIFEST, join_parts, save_rows, scan_shard
 from ..pages import write_pages
-from .photos import Skipped, add_photos, cut_shards, find_photos, fingerprint
+from ..sources import Skipped
+from .photos import add_photos, cut_shards, find_photos, fingerprint
 from .sample import Settings
-from .shards import PART, ShardRecord
+from .shards import PART, PROGRESS, ShardRecord, index_part
 from .workers import run_local, run_ray
 
-PROGRESS = ".progress"
 PAGES = ".progress/pages"
 SETTINGS = "settings.json"
-MANIFEST = "manifest.json"
 SKIPPED = "skipped.jsonl"
 
 
@@ -40,6 +41,8 @@ def prepare_photos(
     workers: int | None = None,
     ray: str | None = None,
     device: str = "cpu",
+    gpus: int | None = None,
+    devices: Sequence[str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Makes `out/shard-000000.tar` and so on of the photos; the same call goes on where a stopped one ended.
@@ -53,7 +56,9 @@ def prepare_photos(
         pages: drawn pages of text and line art that are added to the photos; see `data.pages`.
         workers: processes on this machine; None for one a core.
         ray: address of a Ray cluster to work on instead, or `auto`.
-        device: `cpu` or `cuda`, for the models.
+        device: of the models: `cpu`, `cuda` or `mps`; with `ray` also `auto`.
+        gpus: how many of this machine's, or of the cluster's, are used; None for all.
+        devices: of the models by name, one process each, instead of the two above.
         progress: called with the photos done, and all photos.
 
     Returns:
@@ -86,9 +91,10 @@ def prepare_photos(
 
     advance(0)
     if todo and ray is not None:
-        results = run_ray(todo, out, settings, device, ray, advance)
+        results = run_ray(todo, out, settings, device, gpus, ray, advance)
     else:
-        results = run_local(todo, out, settings, device, workers or _cores(), advance)
+        chosen = model_devices(settings, device, gpus) if devices is None else devices
+        results = run_local(todo, out, settings, chosen, workers or _cores(), advance)
     for record in results if todo else ():
         _write(out / PROGRESS / f"{record.name}.json", json.dumps(asdict(record)))
         records[record.name] = record
@@ -107,6 +113,26 @@ def _check(settings: Settings) -> None:
             import transformers  # noqa: F401
         except ImportError as error:
             raise MissingPackage(error, "train") from error
+
+
+def model_devices(settings: Settings, device: str, gpus: int | None) -> list[str]:
+    """The devices of this machine that models run on, each by a process of its own; none: the CPU workers run them.
+
+    Raises:
+        UserError: there are fewer GPUs than asked for.
+    """
+    if not settings.needs_models or device == "cpu":
+        if gpus:
+            raise UserError("--gpus: nothing runs on a GPU without --sam, --latents or --features, or on --device cpu")
+        return []
+    if device != "cuda":
+        return [device]
+    import torch
+
+    there = torch.cuda.device_count()
+    if gpus and gpus > there:
+        raise UserError(f"--gpus {gpus}: torch sees {there} here")
+    return [f"cuda:{number}" for number in range(gpus or there)]
 
 
 def _cores() -> int:
@@ -176,8 +202,22 @@ def _finish(out: Path, plan: dict, records: Sequence[ShardRecord], duplicates: S
         "bytes": sum(record.bytes for record in records),
         "shards": [{name: value for name, value in asdict(record).items() if name != "skipped"} for record in records],
     }
+    _write_index(out, [record.name for record in records])
     _write(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return manifest
+
+
+def _write_index(out: Path, names: Sequence[str]) -> None:
+    """Of all shards; their parts are not needed any more then."""
+    parts = [index_part(out, name) for name in names]
+    if (out / INDEX).exists() and not any(part.exists() for part in parts):
+        return  # nothing was done since
+    for part, name in zip(parts, names, strict=True):
+        if not part.exists():
+            save_rows(part, scan_shard(out / name))
+    join_parts(parts, out / INDEX)
+    for part in parts:
+        part.unlink()
 
 
 def _remove_parts(out: Path) -> None:
