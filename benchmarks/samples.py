@@ -19,6 +19,7 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("--preset", default="seesr")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         index = open_index(shard_sources(make_shards(folder, options)), folder)
@@ -108,8 +110,8 @@ def main() -> None:
         for _ in range(options.rounds):
             for name, dataset in datasets.items():  # in turns, so that a busy machine is busy for all
                 seconds[name].append(cpu_seconds(dataset.__getitem__, options.samples))
-        print(f"{options.size}x{options.size}, {options.masks} masks, preset {options.preset}, samples a second and core"
-              f" (median of {options.rounds} rounds of {options.samples}, the same samples in each)")
+        print(f"{options.size}x{options.size}, {options.masks} masks, preset {options.preset}, samples a second and "
+              f"core (median of {options.rounds} rounds of {options.samples}, the same samples in each)")
         before = sorted(seconds["masks decoded and coloured"])[options.rounds // 2]
         for name, values in seconds.items():
             median = sorted(values)[options.rounds // 2]

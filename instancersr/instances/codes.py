@@ -72,7 +72,7 @@ def colorize(ids: np.ndarray, targets: Mapping[int, float], origin: tuple[int, i
     """
     present, index = _numbered(ids)
     areas = np.bincount(index.ravel(), minlength=len(present))
-    rows, columns = (_sum_of_rows(counted, len(present)) / areas for counted in (index, index.T))
+    rows, columns = (_sum_of_places(index, axis, len(present)) / areas for axis in (0, 1))
     wanted = np.stack([_wave(rows + origin[0]), _wave(columns + origin[1])], 1)  # (K, 2) in [-1, 1]
     near = _neighbors(index, len(present)) & (present != 0)  # black is like no colour
     chroma = _part_neighbors(wanted, areas, near)
@@ -99,11 +99,12 @@ def _numbered(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(there), (np.cumsum(there) - 1)[ids]
 
 
-def _sum_of_rows(index: np.ndarray, count: int) -> np.ndarray:
-    """(K,) sum over each id's pixels of their row, from how many it has in each."""
-    height = len(index)
-    per_row = np.bincount((index + count * np.arange(height)[:, None]).ravel(), minlength=count * height)
-    return np.arange(height) @ per_row.reshape(height, count)
+def _sum_of_places(index: np.ndarray, axis: int, count: int) -> np.ndarray:
+    """(K,) sum over each id's pixels of their row (axis 0) or column (1), from how many it has in each."""
+    places = np.arange(index.shape[axis])
+    pairs = index + count * np.expand_dims(places, 1 - axis)
+    pixels = np.bincount(pairs.ravel(), minlength=count * len(places))
+    return places @ pixels.reshape(len(places), count)
 
 
 def _wave(position: np.ndarray) -> np.ndarray:
@@ -137,10 +138,10 @@ def _part_neighbors(wanted: np.ndarray, areas: np.ndarray, near: np.ndarray) -> 
     for i in np.argsort(-areas, kind="stable"):
         taken = chroma[near[i] & done]
         done[i] = True
-        if not len(taken) or np.linalg.norm(taken - wanted[i], axis=1).min() >= LEAST_DISTANCE:
+        if not len(taken) or np.hypot(*(taken - wanted[i]).T).min() >= LEAST_DISTANCE:
             continue
-        room = np.linalg.norm(CHROMA_GRID[:, None] - taken, axis=2).min(1)  # (25,) distance to the nearest neighbour
-        detour = np.linalg.norm(CHROMA_GRID - wanted[i], axis=1)
+        room = np.hypot(*(CHROMA_GRID[:, None] - taken).T).min(0)  # (25,) distance to the nearest neighbour
+        detour = np.hypot(*(CHROMA_GRID - wanted[i]).T)
         free = room >= LEAST_DISTANCE
         chroma[i] = CHROMA_GRID[np.argmin(np.where(free, detour, np.inf)) if free.any() else np.argmax(room)]
     return chroma

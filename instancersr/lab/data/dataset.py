@@ -100,20 +100,19 @@ class CropDataset(Dataset):
 
     def _photographed(self, rgb: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """(H, W, 3) uint8 -> HR (3, H, W), as a lens blurs it and a processor sharpens that; LR (3, H/4, W/4)."""
-        scene = torch.from_numpy(rgb.transpose(2, 0, 1).astype(np.float32)).div_(255)[None]  # (1, 3, H, W)
+        scene = rgb.astype(np.float32) / 255
         if self.gray_prob and rng.random() < self.gray_prob:
-            luma = (scene * torch.tensor(LUMA, dtype=torch.float32)[:, None, None]).sum(1, keepdim=True)
-            scene = luma.repeat(1, 3, 1, 1)
+            scene = np.repeat((scene @ LUMA.astype(np.float32))[..., None], 3, -1)
         blur = rng.uniform(*self.truth_blur) if self.truth_blur[1] else 0.0
         amount, sigma = 0.0, SHARPEN_SIGMA[0]
         if self.truth_sharpen[1]:
             amount, sigma = rng.uniform(*self.truth_sharpen), rng.uniform(*SHARPEN_SIGMA)
-        hr = torch.from_numpy(gaussian_filter(scene.numpy(), (0, 0, blur, blur))) if blur else scene
+        hr = gaussian_filter(scene, (blur, blur, 0)) if blur else scene
         hr = sharpen(hr, amount, sigma) if amount else hr
         twin = self.twin_prob > 0 and rng.random() < self.twin_prob
         preset: str | AnyPreset = twin_camera(blur, amount, sigma) if twin else self._choose_preset(rng)
-        lr = degrade(scene if twin else hr, preset, [int(rng.integers(2**62))])
-        return hr[0], lr[0]
+        lr = degrade(_tensor(scene if twin else hr)[None], preset, [int(rng.integers(2**62))])
+        return _tensor(hr).contiguous(), lr[0]
 
     def _choose_preset(self, rng: np.random.Generator) -> str:
         return self._presets[rng.choice(len(self._presets), p=self._preset_probs)]
@@ -165,9 +164,14 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**default_collate(tensors), "skipped": skipped}
 
 
+def _tensor(pixels: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) -> (3, H, W), a view."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
 def _turned(array: np.ndarray, turn: int, flip: bool) -> np.ndarray:
     array = np.rot90(array, turn)
-    return array[:, ::-1] if flip else array
+    return np.ascontiguousarray(array[:, ::-1] if flip else array)  # once, while it is small
 
 
 class BatchNumbers(torch.utils.data.Sampler[list[int]]):

@@ -2,7 +2,7 @@
 
 The second-order pipeline of Real-ESRGAN (Wang et al., 2021, arXiv:2107.10833): blur, resize, noise, JPEG,
 all of it twice, then a final sinc filter. Every sample draws its parameters and its noise from its own seed,
-so a result does not depend on the batch it was computed in. On a GPU the JPEG codec is the batched one.
+so a result does not depend on the batch it was computed in. It works on the CPU, where the training data is made.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.fft import next_fast_len
 from torch import Tensor
 
 from instancersr.instances.codes import LUMA
 
-from .jpeg import jpeg
+from .jpeg import jpeg, to_levels
 from .web_damage import WEB_PRESETS, WebPreset, damage
 
 Range = tuple[float, float]
@@ -40,11 +40,11 @@ KERNEL_KINDS = (
 )
 BRIGHT = 16
 """Photons from which shot noise is nearly normal."""
-DIRECT_PAD = 3
-"""Kernels that reach no farther are applied as they are; larger ones by their factors, or in the frequency domain."""
+DIRECT_SIZE = 11
+"""Kernels that are no larger are applied as they are; larger ones by their factors, or in the frequency domain."""
 NEGLIGIBLE = 2e-4
 """Share of a kernel's weight that no 8-bit picture shows."""
-RESIZE_MODES = ("area", "bilinear", "bicubic")
+RESIZE_METHODS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def degrade(hr: Tensor, preset: str | AnyPreset | Sequence[str | AnyPreset] = "s
     """Degrades HR pictures into LR pictures (Eq. 1).
 
     Args:
-        hr: (B, 3, H, W) in [0, 1], H and W divisible by `scale`.
+        hr: (B, 3, H, W) in [0, 1], H and W divisible by `scale`, on any device.
         preset: a name in `PRESETS`, a `Preset` or a `WebPreset`, or one of them for each sample.
         seeds: one integer a sample; drawn from torch's global generator when None.
         scale: how many times smaller the result is.
@@ -167,9 +167,10 @@ def degrade(hr: Tensor, preset: str | AnyPreset | Sequence[str | AnyPreset] = "s
         seeds = torch.randint(2**62, (batch,)).tolist()
     if len(seeds) != batch or len(presets) != batch:
         raise ValueError(f"degrade: {batch} pictures but {len(seeds)} seeds and {len(presets)} presets")
-    with torch.no_grad():
-        return torch.cat([_degrade_one(x[None].float(), p, np.random.default_rng(s), scale)
-                          for x, p, s in zip(hr, presets, seeds, strict=True)])
+    pictures = np.ascontiguousarray(hr.detach().float().permute(0, 2, 3, 1).cpu().numpy())  # (B, H, W, 3)
+    degraded = [_degrade_one(x, p, np.random.default_rng(s), scale)
+                for x, p, s in zip(pictures, presets, seeds, strict=True)]
+    return torch.from_numpy(np.stack(degraded)).permute(0, 3, 1, 2).contiguous().to(hr.device)
 
 
 def _check(hr: Tensor, scale: int) -> None:
@@ -187,14 +188,14 @@ def _find_preset(preset: str | AnyPreset) -> AnyPreset:
     return PRESETS[preset]
 
 
-def _degrade_one(hr: Tensor, preset: AnyPreset, rng: np.random.Generator, scale: int) -> Tensor:
+def _degrade_one(hr: np.ndarray, preset: AnyPreset, rng: np.random.Generator, scale: int) -> np.ndarray:
+    """(H, W, 3) float32 in [0, 1] -> (H/scale, W/scale, 3), multiples of 1/255."""
     if isinstance(preset, WebPreset):
-        picture = damage(hr[0].permute(1, 2, 0).cpu().numpy(), preset, rng, scale)
-        return torch.from_numpy(picture).permute(2, 0, 1)[None].contiguous().to(hr.device)
-    height, width = hr.shape[2] // scale, hr.shape[3] // scale
+        return damage(hr, preset, rng, scale)
+    height, width = hr.shape[0] // scale, hr.shape[1] // scale
     x = _blur_stage(hr, preset.first, rng)
     factor = _resize_factor(preset.first, rng)
-    x = _resize(x, round(hr.shape[2] * factor), round(hr.shape[3] * factor), rng)
+    x = _resize(x, round(hr.shape[0] * factor), round(hr.shape[1] * factor), rng)
     x = _add_noise(x, preset.first, rng)
     x = _compress(x, preset.first, rng)
 
@@ -212,7 +213,7 @@ def _degrade_one(hr: Tensor, preset: AnyPreset, rng: np.random.Generator, scale:
     else:
         x = _compress(x, preset.second, rng)
         x = _filter(_resize(x, height, width, rng), kernel)
-    return (x.clamp(0, 1) * 255).round() / 255
+    return to_levels(x).astype(np.float32) / 255
 
 
 # ---------------------------------------------------------------------------------------------- blur
@@ -286,7 +287,7 @@ def _random_cutoff(size: int, rng: np.random.Generator) -> float:
     return rng.uniform(math.pi / 3 if size < 13 else math.pi / 5, math.pi)
 
 
-def _blur_stage(x: Tensor, stage: Stage, rng: np.random.Generator) -> Tensor:
+def _blur_stage(x: np.ndarray, stage: Stage, rng: np.random.Generator) -> np.ndarray:
     return _filter(x, _random_kernel(stage, rng)) if rng.random() < stage.blur_prob else x
 
 
@@ -297,23 +298,30 @@ def _final_kernel(preset: Preset, rng: np.random.Generator) -> np.ndarray | None
     return sinc_kernel(size, rng.uniform(math.pi / 3, math.pi))
 
 
-def _filter(x: Tensor, kernel: np.ndarray | None) -> Tensor:
-    """(B, 3, H, W) with each channel filtered, mirrored at the borders."""
+def _filter(x: np.ndarray, kernel: np.ndarray | None) -> np.ndarray:
+    """(H, W, 3) with each channel filtered, mirrored at the borders."""
     if kernel is None:
         return x
     kernel = _trimmed(kernel)
     pad = kernel.shape[0] // 2
-    padded = F.pad(x, [pad] * 4, mode="reflect" if pad < min(x.shape[2:]) else "replicate")
-    if pad <= DIRECT_PAD:
-        return F.conv2d(padded, torch.from_numpy(kernel).to(x).expand(3, 1, *kernel.shape), groups=3)
+    border = cv2.BORDER_REFLECT_101 if pad < min(x.shape[:2]) else cv2.BORDER_REPLICATE
     column, row = _factors(kernel)
     if column is not None:
-        rows = F.conv2d(padded, torch.from_numpy(row).to(x).expand(3, 1, 1, -1), groups=3)
-        return F.conv2d(rows, torch.from_numpy(column).to(x)[:, None].expand(3, 1, -1, 1), groups=3)
-    size = [next_fast_len(side, real=True) for side in padded.shape[2:]]
-    flipped = torch.from_numpy(np.ascontiguousarray(kernel[::-1, ::-1])).to(x)  # as conv2d, which correlates
-    filtered = torch.fft.irfft2(torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(flipped, s=size), s=size)
-    return filtered[..., 2 * pad : padded.shape[2], 2 * pad : padded.shape[3]].contiguous()
+        return cv2.sepFilter2D(x, -1, row, column, borderType=border)
+    if kernel.shape[0] <= DIRECT_SIZE:
+        return cv2.filter2D(x, -1, kernel, borderType=border)
+    return _filter_by_frequencies(cv2.copyMakeBorder(x, pad, pad, pad, pad, border), kernel)
+
+
+def _filter_by_frequencies(padded: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """What the kernel gives where it lies within (H + 2 pad, W + 2 pad, 3): (H, W, 3)."""
+    height, width, reach = *padded.shape[:2], len(kernel) - 1
+    size = [next_fast_len(side, real=True) for side in (height, width)]
+    picture = torch.from_numpy(padded).permute(2, 0, 1).contiguous()
+    flipped = torch.from_numpy(np.ascontiguousarray(kernel[::-1, ::-1], np.float32))  # others correlate
+    spectrum = torch.fft.rfft2(picture, s=size) * torch.fft.rfft2(flipped, s=size)
+    filtered = torch.fft.irfft2(spectrum, s=size)[:, reach:height, reach:width]
+    return filtered.permute(1, 2, 0).contiguous().numpy()
 
 
 def _trimmed(kernel: np.ndarray) -> np.ndarray:
@@ -333,17 +341,18 @@ def _factors(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray] | tuple[None, 
     return left[:, 0] * singular[0], right[0]
 
 
-def sharpen(x: Tensor, amount: float, sigma: float) -> Tensor:
+def sharpen(x: np.ndarray, amount: float, sigma: float) -> np.ndarray:
     """An unsharp mask, as cameras do it: adds `amount` times what a Gaussian blur takes away.
 
     Args:
-        x: (B, 3, H, W) in [0, 1].
+        x: (H, W, 3) float32 in [0, 1].
         sigma: of the blur, in pixels.
 
     Returns:
         The same shape, clamped to [0, 1].
     """
-    return (x + amount * (x - _filter(x, gaussian_kernel(FULL_KERNEL, sigma, sigma)))).clamp(0, 1)
+    blurred = _filter(x, gaussian_kernel(FULL_KERNEL, sigma, sigma))
+    return np.clip(x + np.float32(amount) * (x - blurred), 0, 1)
 
 
 # -------------------------------------------------------------------------------------------- resize
@@ -357,43 +366,41 @@ def _resize_factor(stage: Stage, rng: np.random.Generator) -> float:
     return rng.uniform(min(low, 1), 1) if direction == 1 else 1.0
 
 
-def _resize(x: Tensor, height: int, width: int, rng: np.random.Generator) -> Tensor:
-    mode = str(rng.choice(RESIZE_MODES))
+def _resize(x: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    method = RESIZE_METHODS[rng.integers(len(RESIZE_METHODS))]
     size = (max(height, 1), max(width, 1))
-    if size == tuple(x.shape[2:]):
-        return x
-    return F.interpolate(x, size, mode=mode, align_corners=None if mode == "area" else False)
+    return x if size == x.shape[:2] else cv2.resize(x, size[::-1], interpolation=method)
 
 
 # --------------------------------------------------------------------------------------------- noise
 
 
-def _add_noise(x: Tensor, stage: Stage, rng: np.random.Generator) -> Tensor:
+def _add_noise(x: np.ndarray, stage: Stage, rng: np.random.Generator) -> np.ndarray:
     gaussian, gray = rng.random() < stage.gaussian_prob, rng.random() < stage.gray_prob
-    normal = torch.Generator().manual_seed(int(rng.integers(2**62)))  # twice as fast as numpy's
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))  # draws twice as fast as numpy's
     if gaussian:
-        noise = torch.randn((1, 1 if gray else 3, *x.shape[2:]), generator=normal).to(x)
-        return torch.add(x, noise, alpha=rng.uniform(*stage.gaussian_sigma) / 255).clamp_(0, 1)
-    noise = _poisson_noise(x, gray, normal)
-    return torch.add(x, noise, alpha=rng.uniform(*stage.poisson_scale)).clamp_(0, 1)
+        noise = torch.randn((*x.shape[:2], 1 if gray else 3), generator=generator).numpy()
+        strength = rng.uniform(*stage.gaussian_sigma) / 255
+    else:
+        noise, strength = _poisson_noise(x, gray, generator), rng.uniform(*stage.poisson_scale)
+    return np.clip(x + np.float32(strength) * noise, 0, 1)
 
 
-def _poisson_noise(x: Tensor, gray: bool, generator: torch.Generator) -> Tensor:
+def _poisson_noise(x: np.ndarray, gray: bool, generator: torch.Generator) -> np.ndarray:
     """Shot noise of a picture whose number of grey levels stands for the photons at full white."""
-    clean = x.clamp(0, 1).mul_(255).round_().cpu()
+    clean = to_levels(x)
     if gray:
-        clean = (clean * torch.tensor(LUMA, dtype=torch.float32)[:, None, None]).sum(1, keepdim=True).round_()
-    there = np.count_nonzero(np.bincount(clean.byte().numpy().ravel()))
-    white = 2.0 ** math.ceil(math.log2(max(there, 2)))
-    photons = clean.mul_(white / 255)
-    return ((poisson(photons, generator) - photons) / white).to(x)
+        clean = to_levels(clean @ LUMA.astype(np.float32)[:, None] / 255)
+    white = 2.0 ** math.ceil(math.log2(max(np.count_nonzero(np.bincount(clean.ravel())), 2)))
+    photons = torch.from_numpy(clean).float().mul_(white / 255)
+    return (poisson(photons, generator) - photons).div_(white).numpy()
 
 
 def poisson(rate: Tensor, generator: torch.Generator) -> Tensor:
     """Poisson numbers of these rates, float32.
 
     From BRIGHT on they are normal numbers bent by the first term of Cornish and Fisher's expansion, which has
-    their mean, variance and skewness: a fifth of the time.
+    their mean, variance and skewness, in a fifth of the time.
     """
     normal = torch.randn(rate.shape, generator=generator)
     numbers = rate.sqrt().mul_(normal).add_(rate).add_(normal.square_().sub_(1).div_(6)).round_()
@@ -402,9 +409,5 @@ def poisson(rate: Tensor, generator: torch.Generator) -> Tensor:
     return numbers
 
 
-def _compress(x: Tensor, stage: Stage, rng: np.random.Generator) -> Tensor:
-    return jpeg(x.clamp(0, 1), [round(rng.uniform(*stage.jpeg_quality))])
-
-
-__all__ = ["KERNEL_KINDS", "PRESETS", "Preset", "Stage", "degrade", "gaussian_kernel", "plateau_kernel", "sinc_kernel",
-           "twin_camera"]
+def _compress(x: np.ndarray, stage: Stage, rng: np.random.Generator) -> np.ndarray:
+    return jpeg(x, round(rng.uniform(*stage.jpeg_quality)))

@@ -81,6 +81,29 @@ def test_gradient_checkpointing_changes_no_gradient(hub):
         assert (plain is None and checkpointed is None) or torch.allclose(plain, checkpointed, atol=1e-6)
 
 
+def test_the_residuals_deviations_are_summed_up_in_double_precision_on_the_cpu_alone(hub):
+    """Macs' GPUs have no float64: there, whatever makes one has to name the CPU."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watch(TorchDispatchMode):
+        made_on: list = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            before = [a.dtype for a in args if isinstance(a, torch.Tensor)]
+            if isinstance(out, torch.Tensor) and out.dtype == torch.float64 and torch.float64 not in before:
+                self.made_on.append((kwargs or {}).get("device"))
+            return out
+
+    task = objective(hub, {"pretrained": None}, transformer={**SIZES, "prediction": "residual"})
+    with Watch() as watch:
+        task.measure_residual([batch(), batch()])
+    assert {str(device) for device in watch.made_on if device is not None} == {"cpu"}
+    z, z_y, *_ = task._latents(task.model, batch(), Draws(0, range(2)))
+    expected = (z - torch.cat([z_y, torch.zeros_like(z_y)], 1)).square().mean((0, 2, 3)).sqrt()
+    torch.testing.assert_close(torch.tensor(task.model["transformer"].config.residual_std), expected, atol=1e-4, rtol=0)
+
+
 def test_sizes_that_are_not_the_backbones_name_the_key(hub):
     with pytest.raises(ConfigError, match="transformer: depth is 2 here, 3 in"):
         objective(hub, transformer=SIZES | {"depth": 2})
