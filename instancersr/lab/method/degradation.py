@@ -42,7 +42,7 @@ BRIGHT = 16
 """Photons from which shot noise is nearly normal."""
 DIRECT_SIZE = 11
 """Kernels that are no larger are applied as they are; larger ones by their factors, or in the frequency domain."""
-NEGLIGIBLE = 2e-4
+NEGLIGIBLE = 5e-5
 """Share of a kernel's weight that no 8-bit picture shows."""
 RESIZE_METHODS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 
@@ -305,9 +305,9 @@ def _filter(x: np.ndarray, kernel: np.ndarray | None) -> np.ndarray:
     kernel = _trimmed(kernel)
     pad = kernel.shape[0] // 2
     border = cv2.BORDER_REFLECT_101 if pad < min(x.shape[:2]) else cv2.BORDER_REPLICATE
-    column, row = _factors(kernel)
-    if column is not None:
-        return cv2.sepFilter2D(x, -1, row, column, borderType=border)
+    factors = _factors(kernel)
+    if factors is not None:
+        return cv2.sepFilter2D(x, -1, *factors, borderType=border)
     if kernel.shape[0] <= DIRECT_SIZE:
         return cv2.filter2D(x, -1, kernel, borderType=border)
     return _filter_by_frequencies(cv2.copyMakeBorder(x, pad, pad, pad, pad, border), kernel)
@@ -333,12 +333,12 @@ def _trimmed(kernel: np.ndarray) -> np.ndarray:
     return _normalized(kernel[cut : len(kernel) - cut, cut : len(kernel) - cut]) if cut else kernel
 
 
-def _factors(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
-    """A column and a row whose product the kernel is, if it is one, as an isotropic Gaussian is."""
+def _factors(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """The row and the column whose product the kernel is, if it is one, as an isotropic Gaussian is."""
     left, singular, right = np.linalg.svd(kernel)
     if singular[1] > NEGLIGIBLE * singular[0]:
-        return None, None
-    return left[:, 0] * singular[0], right[0]
+        return None
+    return right[0], left[:, 0] * singular[0]
 
 
 def sharpen(x: np.ndarray, amount: float, sigma: float) -> np.ndarray:
@@ -391,7 +391,8 @@ def _poisson_noise(x: np.ndarray, gray: bool, generator: torch.Generator) -> np.
     clean = to_levels(x)
     if gray:
         clean = to_levels(clean @ LUMA.astype(np.float32)[:, None] / 255)
-    white = 2.0 ** math.ceil(math.log2(max(np.count_nonzero(np.bincount(clean.ravel())), 2)))
+    there = int(np.count_nonzero(np.bincount(clean.ravel())))
+    white = 2.0 ** math.ceil(math.log2(max(there, 2)))
     photons = torch.from_numpy(clean).float().mul_(white / 255)
     return (poisson(photons, generator) - photons).div_(white).numpy()
 

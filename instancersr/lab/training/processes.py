@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from instancersr.errors import MissingPackage
 
 from .config import ConfigError
-from .objectives import Batch, Objective
 from .randomness import Draws
+from .stages import Batch, Objective
 
 
 def choose_device(name: str) -> torch.device:

@@ -26,16 +26,13 @@ from .config import AnyTrainConfig, ConfigError, DiffusionConfig, load_config
 from .data import batches, crops, open_photos
 from .display import Display
 from .health import LossWatch
-from .instance_map import MapObjective
-from .objectives import AutoencoderObjective, DiffusionObjective, Objective, RestorationObjective
 from .processes import Processes, Terms, gradient_sync, local_parameters, shard, whole_state
 from .randomness import Draws
 from .record import record_start
+from .stages import build_objective
 
 SAMPLE_BATCH = 16
 """Validation crops that are evaluated at once."""
-RESIDUAL_CROPS = 256
-"""Crops on which the preconditioning's deviations are measured."""
 
 
 def train_from_config(path: Path, overrides: list[str] | None = None) -> Path:
@@ -75,11 +72,10 @@ class Trainer:
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.objective = self._build_objective()
-        if isinstance(self.objective, DiffusionObjective):
-            self.objective.to(self.device)
+        self.objective = build_objective(config)
+        self.objective.to(self.device)
         if not list_checkpoints(config.output):
-            self._begin()
+            self.objective.begin(lambda images: self._batches(0, images, shared=False), self.device)
         self.precision = self._precision()
         self.state, self.terms = self._distribute()
         self.stopped_by: int | None = None
@@ -103,24 +99,6 @@ class Trainer:
 
     # ----------------------------------------------------------------------------- beginning, going on
 
-    def _build_objective(self) -> Objective:
-        kinds = {"autoencoder": AutoencoderObjective, "restoration": RestorationObjective,
-                 "diffusion": DiffusionObjective, "map": MapObjective}
-        return kinds[self.config.task](self.config)
-
-    def _begin(self) -> None:
-        """What is done once, before the first step; every process comes to the same result."""
-        if isinstance(self.objective, AutoencoderObjective):
-            self.objective.model.fit(b["hr"] * 2 - 1 for b in self._batches(0, self.config.images, shared=False))
-        elif isinstance(self.objective, MapObjective):
-            self.objective.fit(self._batches(0, self.config.images, shared=False))
-        elif (isinstance(self.objective, DiffusionObjective) and self.config.init is None
-              and self.config.transformer.prediction == "residual"):
-            if "restoration" in self.objective.model:
-                self.objective.model["restoration"].to(self.device)
-            self.objective.measure_residual([self._to_device(b)
-                                             for b in self._batches(0, RESIDUAL_CROPS, shared=False)])
-
     def _distribute(self) -> tuple[TrainState, nn.Module]:
         """Puts model and average where they are trained; returns them with their optimizer, and what computes terms."""
         model, settings = self.objective.model, self.config.optimizer
@@ -138,10 +116,7 @@ class Trainer:
         return TrainState(model, average, optimizer), terms
 
     def _parameter_groups(self, model: nn.Module) -> list[dict]:
-        if isinstance(self.objective, DiffusionObjective):
-            groups = self.objective.parameter_groups(model)
-        else:
-            groups = [{"params": [p for p in model.parameters() if p.requires_grad], "lr_scale": 1.0}]
+        groups = self.objective.parameter_groups(model)
         # the block transform alone has nothing to train, but an optimizer must have something
         return [group for group in groups if group["params"]] or [
             {"params": [nn.Parameter(torch.zeros(1))], "lr_scale": 1.0}]
@@ -158,7 +133,7 @@ class Trainer:
 
     def _save(self) -> None:
         notes = {"config": self.config.model_dump(mode="json")}
-        if isinstance(self.objective, DiffusionObjective):
+        if isinstance(self.config, DiffusionConfig):
             notes["residual_std"] = self.state.model["transformer"].config.residual_std
         save_checkpoint(self.config.output, self.state, notes, self.config.log.keep, self.processes, self._write_model)
 

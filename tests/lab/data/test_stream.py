@@ -24,8 +24,8 @@ from instancersr.lab.data.sources import DataError, is_held_out
 from instancersr.lab.data.stream import GROUP_SHARDS, ShardPhotos
 from instancersr.lab.method.models import RestorationNetwork
 from instancersr.lab.training.config import ConfigError, DiffusionConfig
-from instancersr.lab.training.objectives import DiffusionObjective
 from instancersr.lab.training.randomness import Draws
+from instancersr.lab.training.stages.paper import PaperObjective
 from instancersr.lab.training.trainer import train_from_config
 
 CROP = 64
@@ -128,7 +128,7 @@ def test_stored_tensors_give_the_loss_of_computed_ones(models, shards, tmp_path)
     batches, losses = [], []
     for stored in (False, True):
         values = config(models, shards, tmp_path, stored=stored)
-        objective = DiffusionObjective(DiffusionConfig.model_validate(values))
+        objective = PaperObjective(DiffusionConfig.model_validate(values))
         assert (objective.teacher is None) == stored
         torch.manual_seed(0)
         for parameter in objective.model.parameters():
@@ -152,7 +152,7 @@ def write(values: dict, folder: Path) -> Path:
 def test_latents_may_be_stored_without_the_teachers_features(photo_folder, models, tmp_path):
     prepare_photos(photo_folder, tmp_path / "shards", Settings(CROP, None, models["vae"]), 6, workers=1)
     values = config(models, tmp_path / "shards", tmp_path, stored=True)
-    assert DiffusionObjective(DiffusionConfig.model_validate(values)).teacher is not None
+    assert PaperObjective(DiffusionConfig.model_validate(values)).teacher is not None
 
 
 @pytest.mark.parametrize("stored", [False, True])

@@ -7,8 +7,10 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel
 from instancersr.lab.method.models import RestorationNetwork
 from instancersr.lab.pipeline import InstanceRSRPipeline
 from instancersr.lab.training.config import ConfigError, DiffusionConfig, RestorationConfig
-from instancersr.lab.training.objectives import DiffusionObjective, RestorationObjective
 from instancersr.lab.training.randomness import Draws
+from instancersr.lab.training.stages import build_objective
+from instancersr.lab.training.stages.paper import PaperObjective
+from instancersr.lab.training.stages.restoration import RestorationObjective
 
 SIZES = {"width": 32, "depth": 3, "heads": 2, "control_depth": 2, "prediction": "noise", "num_classes": 10,
          "learned_variance": True}
@@ -26,12 +28,12 @@ def hub(tmp_path_factory) -> dict[str, str]:
     return {"backbone": str(folder / "dit"), "autoencoder": str(folder / "vae")}
 
 
-def objective(hub: dict[str, str], backbone: dict | None = None, **values) -> DiffusionObjective:
+def objective(hub: dict[str, str], backbone: dict | None = None, **values) -> PaperObjective:
     settings = {"task": "diffusion", "output": "unused", "images": 8, "batch": 2, "autoencoder": hub["autoencoder"],
                 "backbone": {"pretrained": hub["backbone"], **(backbone or {})}, "transformer": SIZES,
                 "alignment": {"layer": 2}, "data": {"photos": "unused", "crop": 64}, "terminal_prob": 0.0,
                 "schedule": {"rescale_betas_zero_snr": False}, **values}
-    return DiffusionObjective(DiffusionConfig(**settings))
+    return build_objective(DiffusionConfig(**settings))
 
 
 def batch() -> dict[str, torch.Tensor]:
@@ -43,7 +45,7 @@ def batch() -> dict[str, torch.Tensor]:
             "scale_targets": torch.ones(2, 64, 64), "token_offset": torch.zeros(2, 2, dtype=torch.long)}
 
 
-def terms(task: DiffusionObjective, progress: float = 0.0) -> dict[str, torch.Tensor]:
+def terms(task: PaperObjective, progress: float = 0.0) -> dict[str, torch.Tensor]:
     return task.terms(task.model, batch(), Draws(1, range(2)), progress)
 
 
