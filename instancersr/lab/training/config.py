@@ -261,7 +261,7 @@ class AlignmentConfig(Section):
     scale_weight: float = Field(0.1, ge=0)
     """Lambda of Eq. 6."""
     scale_targets: Literal["predictable", "literal"] = "predictable"
-    """Literal: raw l2 norms and targets redrawn at every step."""
+    """Literal: raw l2 norms, and targets of their order, the root of the width, redrawn at every step."""
     dispersion_weight: float = Field(0.0, ge=0)
     dispersion_temperature: float = Field(0.5, gt=0)
 

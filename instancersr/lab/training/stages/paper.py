@@ -236,7 +236,8 @@ class PaperObjective(Objective):
         if alignment.scale_weight:
             ids = patch_ids(batch["ids"], grid)
             literal = alignment.scale_targets == "literal"
-            targets = self._literal_targets(ids, draws).to(hidden) if literal else self._patch_targets(batch, grid)
+            targets = (self._literal_targets(ids, draws, hidden.shape[-1]).to(hidden) if literal
+                       else self._patch_targets(batch, grid))
             instances = batch["mean_instances"].sum() if "mean_instances" in batch else None
             terms["scale"] = alignment.scale_weight * losses.instance_scale_loss(
                 hidden, ids, targets, "l2" if literal else "rms", instances)
@@ -260,9 +261,10 @@ class PaperObjective(Objective):
         return torch.where(mapped > 0, mapped / mean, 0)[:, None, None, None]
 
     @staticmethod
-    def _literal_targets(ids: Tensor, draws: Draws) -> Tensor:
-        """(B, N): a target for each instance, new in every step."""
-        return torch.cat([losses.random_scale_targets(image[None].cpu(), SCALE_RANGE, generator)
+    def _literal_targets(ids: Tensor, draws: Draws, width: int) -> Tensor:
+        """(B, N): a target for each instance, new in every step, of the order of raw l2 norms: the root of the width."""
+        bounds = (SCALE_RANGE[0] * width**0.5, SCALE_RANGE[1] * width**0.5)
+        return torch.cat([losses.random_scale_targets(image[None].cpu(), bounds, generator)
                           for image, generator in zip(ids, draws.images, strict=True)])
 
     @staticmethod
