@@ -19,7 +19,7 @@ from instancersr import InstanceRSRPipeline
 from instancersr.instances.annotations import id_map_from_annotations
 from instancersr.instances.codes import colorize, decode_id_map, scale_target
 from instancersr.instances.overlap import mean_iou
-from instancersr.lab.data.dataset import find_sources, is_held_out, read_source
+from instancersr.lab.data.sources import find_sources, is_held_out, read_source
 from instancersr.lab.method.diffusion import decode, encode
 
 

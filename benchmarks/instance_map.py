@@ -22,7 +22,8 @@ from skimage.segmentation import felzenszwalb
 from instancersr import InstanceRSRPipeline
 from instancersr.instances.annotations import id_map_from_annotations
 from instancersr.instances.overlap import mean_iou
-from instancersr.lab.data.dataset import find_sources, is_held_out, middle, read_source
+from instancersr.lab.data.cache import middle
+from instancersr.lab.data.sources import find_sources, is_held_out, read_source
 from instancersr.lab.evaluation.awareness import adjusted_rand_index
 from instancersr.lab.method.degradation import degrade
 

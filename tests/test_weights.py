@@ -13,7 +13,7 @@ import instancersr
 from instancersr.instances.annotations import id_map_from_annotations
 from instancersr.instances.codes import colorize, decode_id_map, scale_target
 from instancersr.instances.overlap import mean_iou
-from instancersr.lab.data.dataset import find_sources, is_held_out, read_source
+from instancersr.lab.data.sources import find_sources, is_held_out, read_source
 from instancersr.lab.method.degradation import degrade
 from instancersr.lab.method.diffusion import decode, encode
 from instancersr.model import BUILTIN

@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -50,6 +51,29 @@ def run_on_cluster(function: Callable[..., Any], items: Iterable[Item], address:
         MissingPackage: Ray is not installed.
         UserError: there is no cluster, or a task died too often. What `function` raises comes through.
     """
+    with connect(address) as ray:
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(function)
+        waiting: dict = {}
+        todo = iter(items)
+        while True:
+            # one by one: the cluster may grow meanwhile, and all tasks at once would fill its memory
+            room = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)) // cpus) - len(waiting)
+            waiting |= {task.remote(item, *arguments): item for item in islice(todo, max(0, room))}
+            if not waiting:
+                return
+            [done], _ = ray.wait(list(waiting), num_returns=1)
+            result = ray.get(done)
+            yield waiting.pop(done), result
+
+
+@contextmanager
+def connect(address: str) -> Iterator[Any]:
+    """The module `ray`, with a cluster behind it while the context lasts.
+
+    Raises:
+        MissingPackage: Ray is not installed.
+        UserError: there is no cluster, or it failed. What a task raised comes through.
+    """
     try:
         import ray
     except ImportError as error:
@@ -63,18 +87,7 @@ def run_on_cluster(function: Callable[..., Any], items: Iterable[Item], address:
             raise UserError(f"--ray {address}: no cluster answers; start one with: ray start --head "
                             f"({str(error).splitlines()[0]})") from error
     try:
-        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(function)
-        waiting: dict = {}
-        todo = iter(items)
-        while True:
-            # one by one: the cluster may grow meanwhile, and all tasks at once would fill its memory
-            room = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)) // cpus) - len(waiting)
-            waiting |= {task.remote(item, *arguments): item for item in islice(todo, max(0, room))}
-            if not waiting:
-                return
-            [done], _ = ray.wait(list(waiting), num_returns=1)
-            result = ray.get(done)
-            yield waiting.pop(done), result
+        yield ray
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, Exception) else error) from None
     except ray.exceptions.RayError as error:

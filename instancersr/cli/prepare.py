@@ -34,11 +34,17 @@ def prepare(
     ] = None,
     shard_photos: Annotated[int, typer.Option(min=1, help="Most photos of a shard.")] = 1000,
     shard_mb: Annotated[float, typer.Option(min=0.001, help="Most megabytes of a shard's source files.")] = 1000,
+    pages: Annotated[
+        int, typer.Option(min=0, help="Add so many drawn pages of text, forms and line art, which few photos show.")
+    ] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; without it, one a core.")] = None,
     ray: Annotated[
         str | None, typer.Option(help="Work on a Ray cluster instead: its address, or 'auto'.")
     ] = None,
     device: Annotated[TorchDevice, typer.Option(help="Where the models compute.")] = "auto",
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="GPUs for the models, one process each; without it, all there are.")
+    ] = None,
 ) -> None:
     """Make WebDataset shards of photos, with instance masks; the same command goes on where a stopped one ended.
 
@@ -55,7 +61,8 @@ def prepare(
         with CountProgress(errors, "photos") as progress:
             try:
                 manifest = prepare_photos(photos, output, Settings(size, sam, latents, features), shard_photos,
-                                          shard_mb, workers, ray, pick_torch_device(device), progress.show)
+                                          shard_mb, pages, workers, ray,
+                                          device if ray else pick_torch_device(device), gpus, progress=progress.show)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt("the same command goes on with what is left") from None
         without = manifest["photos"] - manifest["with_masks"]

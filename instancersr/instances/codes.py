@@ -72,8 +72,7 @@ def colorize(ids: np.ndarray, targets: Mapping[int, float], origin: tuple[int, i
     """
     present, index = _numbered(ids)
     areas = np.bincount(index.ravel(), minlength=len(present))
-    rows = np.bincount(index.ravel(), np.repeat(np.arange(ids.shape[0]), ids.shape[1]), len(present)) / areas
-    columns = np.bincount(index.ravel(), np.tile(np.arange(ids.shape[1]), ids.shape[0]), len(present)) / areas
+    rows, columns = (_sum_of_places(index, axis, len(present)) / areas for axis in (0, 1))
     wanted = np.stack([_wave(rows + origin[0]), _wave(columns + origin[1])], 1)  # (K, 2) in [-1, 1]
     near = _neighbors(index, len(present)) & (present != 0)  # black is like no colour
     chroma = _part_neighbors(wanted, areas, near)
@@ -81,7 +80,7 @@ def colorize(ids: np.ndarray, targets: Mapping[int, float], origin: tuple[int, i
     share = np.array([(targets.get(int(i), low) - low) / (high - low) for i in present])
     colors = _rgb(LUMA_RANGE[0] + share * (LUMA_RANGE[1] - LUMA_RANGE[0]), chroma * CHROMA)
     colors[present == 0] = 0
-    return colors.astype(np.float32)[index]
+    return np.take(colors.astype(np.float32), index, axis=0)
 
 
 def scale_of_color(rgb: np.ndarray) -> np.ndarray:
@@ -100,6 +99,14 @@ def _numbered(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(there), (np.cumsum(there) - 1)[ids]
 
 
+def _sum_of_places(index: np.ndarray, axis: int, count: int) -> np.ndarray:
+    """(K,) sum over each id's pixels of their row (axis 0) or column (1), from how many it has in each."""
+    places = np.arange(index.shape[axis])
+    pairs = index + count * np.expand_dims(places, 1 - axis)
+    pixels = np.bincount(pairs.ravel(), minlength=count * len(places))
+    return places @ pixels.reshape(len(places), count)
+
+
 def _wave(position: np.ndarray) -> np.ndarray:
     """A triangular wave in [-1, 1]: linear over half a period, then back."""
     phase = position / COLOR_PERIOD % 1
@@ -116,9 +123,12 @@ def _neighbors(index: np.ndarray, count: int) -> np.ndarray:
     """(K, K) bool: which ids come within NEAR pixels of each other, along rows or columns."""
     near = np.zeros((count, count), bool)
     for gap in (1, NEAR):
-        near[index[gap:], index[:-gap]] = True
-        near[index[:, gap:], index[:, :-gap]] = True
-    return near | near.T
+        for one, other in ((index[gap:], index[:-gap]), (index[:, gap:], index[:, :-gap])):
+            border = one != other  # few pixels: the others are next to their own instance
+            near[one[border], other[border]] = True
+    near |= near.T
+    np.fill_diagonal(near, True)
+    return near
 
 
 def _part_neighbors(wanted: np.ndarray, areas: np.ndarray, near: np.ndarray) -> np.ndarray:
@@ -128,10 +138,10 @@ def _part_neighbors(wanted: np.ndarray, areas: np.ndarray, near: np.ndarray) -> 
     for i in np.argsort(-areas, kind="stable"):
         taken = chroma[near[i] & done]
         done[i] = True
-        if not len(taken) or np.linalg.norm(taken - wanted[i], axis=1).min() >= LEAST_DISTANCE:
+        if not len(taken) or np.hypot(*(taken - wanted[i]).T).min() >= LEAST_DISTANCE:
             continue
-        room = np.linalg.norm(CHROMA_GRID[:, None] - taken, axis=2).min(1)  # (25,) distance to the nearest neighbour
-        detour = np.linalg.norm(CHROMA_GRID - wanted[i], axis=1)
+        room = np.hypot(*(CHROMA_GRID[:, None] - taken).T).min(0)  # (25,) distance to the nearest neighbour
+        detour = np.hypot(*(CHROMA_GRID - wanted[i]).T)
         free = room >= LEAST_DISTANCE
         chroma[i] = CHROMA_GRID[np.argmin(np.where(free, detour, np.inf)) if free.any() else np.argmax(room)]
     return chroma

@@ -22,6 +22,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from ..training.config import ConfigError, DiffusionConfig, Section, load_config, load_section
+from ..training.processes import choose_device
 from .awareness import PatchFeatures
 from .figures import Series, curve_figure, tsne_figure
 from .metrics import METRICS, load_metrics
@@ -223,7 +224,7 @@ def measure(config: AblationConfig, training: DiffusionConfig, case: str, model:
     from ..pipeline import InstanceRSRPipeline
     from . import probing
 
-    pipeline = InstanceRSRPipeline.from_pretrained(model)
+    pipeline = InstanceRSRPipeline.from_pretrained(model).to(choose_device(training.device))
     metrics, missing = load_metrics(config.metrics)
     if missing:  # a mean over other metrics would be another Quality
         raise ConfigError("metrics: " + "; ".join(f"{name}: {reason}" for name, reason in missing.items()))

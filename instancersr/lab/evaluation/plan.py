@@ -21,7 +21,7 @@ from instancersr.errors import UserError
 from ..method.models import BlockAutoencoder, ControlNet, JointDiT, RestorationNetwork
 from ..method.models.teachers import Projector
 from ..training.config import AnyTrainConfig, ConfigError, DiffusionConfig
-from ..training.objectives import build_transformer
+from ..training.stages.paper import build_transformer
 
 MEMORY_SHARE = 0.9
 """Of a GPU's memory that a plan fills; the rest is for CUDA's context, libraries and fragmentation."""

@@ -14,11 +14,12 @@ from torch.utils.data import DataLoader
 from instancersr.instances.codes import decode_id_map
 from instancersr.instances.patches import patch_ids
 
-from ..data.dataset import CachedPhotos, CropDataset, build_cache, find_sources
+from ..data.dataset import collate
 from ..method.diffusion import Denoiser, decode, encode, sample, split
 from ..method.models.restoration import enlarge
 from ..pipeline import InstanceRSRPipeline
 from ..training.config import DiffusionConfig
+from ..training.data import crops, open_photos
 from .awareness import PatchFeatures, map_quality, probe_accuracy
 
 BATCH = 16
@@ -40,17 +41,14 @@ class Samples:
 
 
 def held_out_crops(training: DiffusionConfig, count: int) -> Iterator[dict[str, Tensor]]:
-    """Batches of the validation photos' crops, the same for every model trained on the same data.
+    """Batches, on the CPU, of the validation photos' crops, the same for every model trained on the same data.
 
     Raises:
         DataError: there are no photos, or none is held out.
     """
-    data = training.data
-    cache = build_cache(find_sources(data.photos), data.cache, data.crop)
     # the seed is fixed: runs of several seeds are measured on the same crops
-    dataset = CropDataset(CachedPhotos(cache, held_out=True, min_side=data.crop), data.crop, data.presets, 0, True,
-                          data.downscale_prob, lightness=data.lightness)
-    return iter(DataLoader(dataset, BATCH, sampler=range(count)))
+    dataset = crops(training, open_photos(training.data), held_out=True, masks=True, seed=0)
+    return iter(DataLoader(dataset, BATCH, sampler=range(count), collate_fn=collate))
 
 
 @torch.no_grad()
@@ -61,18 +59,19 @@ def sample_crops(pipeline: InstanceRSRPipeline, batch: Mapping[str, Tensor], ste
     The tokens are those after block `layer` at the last sampling step: what the network knows of objects that it has
     only seen in the LR photo.
     """
-    lr = batch["lr"]
+    lr = batch["lr"].to(pipeline.device)
     restored = enlarge(lr) if pipeline.restoration is None else pipeline.restoration(lr)
     z_y = encode(pipeline.autoencoder, restored)
-    noise = torch.randn(len(lr), 2 * z_y.shape[1], *z_y.shape[2:], generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(len(lr), 2 * z_y.shape[1], *z_y.shape[2:],
+                        generator=torch.Generator().manual_seed(seed)).to(z_y)
     denoiser = Denoiser(pipeline.transformer, pipeline.controlnet, pipeline.scheduler)
     z, tokens = sample(denoiser, z_y, noise, steps, hidden_layer=layer)
     assert tokens is not None  # a layer was asked for
     z_x, z_m = split(z)
-    maps = decode(pipeline.autoencoder, z_m).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    maps = decode(pipeline.autoencoder, z_m).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
     grid = (batch["hr"].shape[2] // TOKEN, batch["hr"].shape[3] // TOKEN)
-    return Samples(decode(pipeline.autoencoder, z_x).clamp(0, 1), batch["hr"],
-                   np.stack([decode_id_map(m) for m in maps]), batch["ids"].numpy(), tokens,
+    return Samples(decode(pipeline.autoencoder, z_x).clamp(0, 1).cpu(), batch["hr"],
+                   np.stack([decode_id_map(m) for m in maps]), batch["ids"].numpy(), tokens.cpu(),
                    patch_ids(batch["ids"], grid))
 
 

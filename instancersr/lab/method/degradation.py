@@ -2,7 +2,7 @@
 
 The second-order pipeline of Real-ESRGAN (Wang et al., 2021, arXiv:2107.10833): blur, resize, noise, JPEG,
 all of it twice, then a final sinc filter. Every sample draws its parameters and its noise from its own seed,
-so a result does not depend on the batch it was computed in. On a GPU the JPEG codec is the batched one.
+so a result does not depend on the batch it was computed in. It works on the CPU, where the training data is made.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
+from scipy.fft import next_fast_len
 from torch import Tensor
 
-from .jpeg import jpeg
+from instancersr.instances.codes import LUMA
+
+from .jpeg import jpeg, to_levels
+from .web_damage import WEB_PRESETS, WebPreset, damage
 
 Range = tuple[float, float]
 
@@ -34,7 +38,13 @@ KERNEL_KINDS = (
     "plateau_isotropic",
     "plateau_anisotropic",
 )
-RESIZE_MODES = ("area", "bilinear", "bicubic")
+BRIGHT = 16
+"""Photons from which shot noise is nearly normal."""
+DIRECT_SIZE = 11
+"""Kernels that are no larger are applied as they are; larger ones by their factors, or in the frequency domain."""
+NEGLIGIBLE = 5e-5
+"""Share of a kernel's weight that no 8-bit picture shows."""
+RESIZE_METHODS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 
 
 @dataclass(frozen=True)
@@ -83,28 +93,34 @@ def _preset(resize1: Range, resize2: Range, noise1: Range, noise2: Range, poisso
     )
 
 
-PRESETS: dict[str, Preset] = {
+AnyPreset = Preset | WebPreset
+
+# What a camera does: optical blur of any orientation, little noise, hardly any compression.
+CAMERA = Preset(
+    Stage(1.0, (0.6, 4.0), (0.0, 0.0, 1.0), (1, 1), (0, 4), (0.01, 0.3), (95, 100),
+          sinc_prob=0.0, kernel_probs=(0.3, 0.6, 0.02, 0.04, 0.01, 0.03)),
+    Stage(0.0, (0.2, 1.5), (0.0, 0.0, 1.0), (1, 1), (0, 1), (0.01, 0.05), (90, 100)),
+    final_sinc_prob=0.1,
+)
+# The same with the blur that a camera's own pixels have, sharpened by its processor. An MTF50 of .2 to .35 cycles a
+# pixel is a Gaussian of .53 to .93 pixels, which are four times as many HR pixels; the kernels are wide enough not to
+# cut it off.
+CAMERA_OPTICS = replace(
+    CAMERA, sharpen_amount=(0.0, 1.0),
+    first=replace(CAMERA.first, sigma=(2.1, 3.7), kernel_sizes=(FULL_KERNEL,),
+                  kernel_probs=(0.6, 0.3, 0.0, 0.0, 0.1, 0.0)),
+)
+
+PRESETS: dict[str, AnyPreset] = {
     # Real-ESRGAN's own training options.
     "realesrgan": _preset((0.15, 1.5), (0.3, 1.2), (1, 30), (1, 25), (0.05, 3), (0.05, 2.5), (30, 95), (30, 95), 0.8),
     # The milder variant that SeeSR and DiT4SR trained with.
     "seesr": _preset((0.3, 1.5), (0.6, 1.2), (1, 15), (1, 12), (0.05, 2), (0.05, 1), (60, 95), (60, 100), 0.5),
-    # What a camera does: optical blur of any orientation, little noise, hardly any compression.
-    "camera": Preset(
-        Stage(1.0, (0.6, 4.0), (0.0, 0.0, 1.0), (1, 1), (0, 4), (0.01, 0.3), (95, 100),
-              sinc_prob=0.0, kernel_probs=(0.3, 0.6, 0.02, 0.04, 0.01, 0.03)),
-        Stage(0.0, (0.2, 1.5), (0.0, 0.0, 1.0), (1, 1), (0, 1), (0.01, 0.05), (90, 100)),
-        final_sinc_prob=0.1,
-    ),
+    "camera": CAMERA,
+    "camera_sharpened": replace(CAMERA, sharpen_amount=(0.0, 1.0)),
+    "camera_optics": CAMERA_OPTICS,
+    **WEB_PRESETS,
 }
-# The same, sharpened by the camera's own processor.
-PRESETS["camera_sharpened"] = replace(PRESETS["camera"], sharpen_amount=(0.0, 1.0))
-# The same with the blur that a camera's own pixels have. An MTF50 of .2 to .35 cycles a pixel is a Gaussian of .53 to
-# .93 pixels, which are four times as many HR pixels; the kernels are wide enough not to cut it off.
-PRESETS["camera_optics"] = replace(
-    PRESETS["camera_sharpened"],
-    first=replace(PRESETS["camera"].first, sigma=(2.1, 3.7), kernel_sizes=(FULL_KERNEL,),
-                  kernel_probs=(0.6, 0.3, 0.0, 0.0, 0.1, 0.0)),
-)
 
 
 def twin_camera(blur: float, sharpen_amount: float, sharpen_sigma: float, scale: int = 4) -> Preset:
@@ -119,23 +135,22 @@ def twin_camera(blur: float, sharpen_amount: float, sharpen_sigma: float, scale:
         sharpen_amount: of the HR photo's unsharp mask.
         sharpen_sigma: of the mask's blur: HR pixels in the HR photo, LR pixels in the twin's.
     """
-    optics = PRESETS["camera_optics"]
     return replace(
-        optics,
-        first=replace(optics.first, sigma=(scale * blur, scale * blur)),
+        CAMERA_OPTICS,
+        first=replace(CAMERA_OPTICS.first, sigma=(scale * blur, scale * blur)),
         sharpen_amount=(sharpen_amount, sharpen_amount),
         sharpen_sigma=(sharpen_sigma, sharpen_sigma),
         final_sinc_prob=0.0,
     )
 
 
-def degrade(hr: Tensor, preset: str | Preset | Sequence[str | Preset] = "seesr",
+def degrade(hr: Tensor, preset: str | AnyPreset | Sequence[str | AnyPreset] = "seesr",
             seeds: Sequence[int] | None = None, scale: int = 4) -> Tensor:
     """Degrades HR pictures into LR pictures (Eq. 1).
 
     Args:
-        hr: (B, 3, H, W) in [0, 1], H and W divisible by `scale`.
-        preset: a name in `PRESETS` or a `Preset`, or one of them for each sample.
+        hr: (B, 3, H, W) in [0, 1], H and W divisible by `scale`, on any device.
+        preset: a name in `PRESETS`, a `Preset` or a `WebPreset`, or one of them for each sample.
         seeds: one integer a sample; drawn from torch's global generator when None.
         scale: how many times smaller the result is.
 
@@ -147,14 +162,15 @@ def degrade(hr: Tensor, preset: str | Preset | Sequence[str | Preset] = "seesr",
     """
     _check(hr, scale)
     batch = len(hr)
-    presets = [_find_preset(p) for p in ([preset] * batch if isinstance(preset, (str, Preset)) else preset)]
+    presets = [_find_preset(p) for p in ([preset] * batch if isinstance(preset, (str, Preset, WebPreset)) else preset)]
     if seeds is None:
         seeds = torch.randint(2**62, (batch,)).tolist()
     if len(seeds) != batch or len(presets) != batch:
         raise ValueError(f"degrade: {batch} pictures but {len(seeds)} seeds and {len(presets)} presets")
-    with torch.no_grad():
-        return torch.cat([_degrade_one(x[None].float(), p, np.random.default_rng(s), scale)
-                          for x, p, s in zip(hr, presets, seeds, strict=True)])
+    pictures = np.ascontiguousarray(hr.detach().float().permute(0, 2, 3, 1).cpu().numpy())  # (B, H, W, 3)
+    degraded = [_degrade_one(x, p, np.random.default_rng(s), scale)
+                for x, p, s in zip(pictures, presets, seeds, strict=True)]
+    return torch.from_numpy(np.stack(degraded)).permute(0, 3, 1, 2).contiguous().to(hr.device)
 
 
 def _check(hr: Tensor, scale: int) -> None:
@@ -164,19 +180,22 @@ def _check(hr: Tensor, scale: int) -> None:
         raise ValueError(f"degrade: height and width must be divisible by {scale}, not {tuple(hr.shape[2:])}")
 
 
-def _find_preset(preset: str | Preset) -> Preset:
-    if isinstance(preset, Preset):
+def _find_preset(preset: str | AnyPreset) -> AnyPreset:
+    if not isinstance(preset, str):
         return preset
     if preset not in PRESETS:
         raise ValueError(f"degradation preset {preset!r} is unknown; use one of {', '.join(PRESETS)}")
     return PRESETS[preset]
 
 
-def _degrade_one(hr: Tensor, preset: Preset, rng: np.random.Generator, scale: int) -> Tensor:
-    height, width = hr.shape[2] // scale, hr.shape[3] // scale
+def _degrade_one(hr: np.ndarray, preset: AnyPreset, rng: np.random.Generator, scale: int) -> np.ndarray:
+    """(H, W, 3) float32 in [0, 1] -> (H/scale, W/scale, 3), multiples of 1/255."""
+    if isinstance(preset, WebPreset):
+        return damage(hr, preset, rng, scale)
+    height, width = hr.shape[0] // scale, hr.shape[1] // scale
     x = _blur_stage(hr, preset.first, rng)
     factor = _resize_factor(preset.first, rng)
-    x = _resize(x, round(hr.shape[2] * factor), round(hr.shape[3] * factor), rng)
+    x = _resize(x, round(hr.shape[0] * factor), round(hr.shape[1] * factor), rng)
     x = _add_noise(x, preset.first, rng)
     x = _compress(x, preset.first, rng)
 
@@ -194,7 +213,7 @@ def _degrade_one(hr: Tensor, preset: Preset, rng: np.random.Generator, scale: in
     else:
         x = _compress(x, preset.second, rng)
         x = _filter(_resize(x, height, width, rng), kernel)
-    return (x.clamp(0, 1) * 255).round() / 255
+    return to_levels(x).astype(np.float32) / 255
 
 
 # ---------------------------------------------------------------------------------------------- blur
@@ -268,7 +287,7 @@ def _random_cutoff(size: int, rng: np.random.Generator) -> float:
     return rng.uniform(math.pi / 3 if size < 13 else math.pi / 5, math.pi)
 
 
-def _blur_stage(x: Tensor, stage: Stage, rng: np.random.Generator) -> Tensor:
+def _blur_stage(x: np.ndarray, stage: Stage, rng: np.random.Generator) -> np.ndarray:
     return _filter(x, _random_kernel(stage, rng)) if rng.random() < stage.blur_prob else x
 
 
@@ -279,26 +298,61 @@ def _final_kernel(preset: Preset, rng: np.random.Generator) -> np.ndarray | None
     return sinc_kernel(size, rng.uniform(math.pi / 3, math.pi))
 
 
-def _filter(x: Tensor, kernel: np.ndarray | None) -> Tensor:
+def _filter(x: np.ndarray, kernel: np.ndarray | None) -> np.ndarray:
+    """(H, W, 3) with each channel filtered, mirrored at the borders."""
     if kernel is None:
         return x
+    kernel = _trimmed(kernel)
     pad = kernel.shape[0] // 2
-    mode = "reflect" if pad < min(x.shape[2:]) else "replicate"
-    weight = torch.from_numpy(kernel).to(x).expand(3, 1, *kernel.shape)
-    return F.conv2d(F.pad(x, [pad] * 4, mode=mode), weight, groups=3)
+    border = cv2.BORDER_REFLECT_101 if pad < min(x.shape[:2]) else cv2.BORDER_REPLICATE
+    factors = _factors(kernel)
+    if factors is not None:
+        return cv2.sepFilter2D(x, -1, *factors, borderType=border)
+    if kernel.shape[0] <= DIRECT_SIZE:
+        return cv2.filter2D(x, -1, kernel, borderType=border)
+    return _filter_by_frequencies(cv2.copyMakeBorder(x, pad, pad, pad, pad, border), kernel)
 
 
-def sharpen(x: Tensor, amount: float, sigma: float) -> Tensor:
+def _filter_by_frequencies(padded: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """What the kernel gives where it lies within (H + 2 pad, W + 2 pad, 3): (H, W, 3)."""
+    height, width, reach = *padded.shape[:2], len(kernel) - 1
+    size = [next_fast_len(side, real=True) for side in (height, width)]
+    picture = torch.from_numpy(padded).permute(2, 0, 1).contiguous()
+    flipped = torch.from_numpy(np.ascontiguousarray(kernel[::-1, ::-1], np.float32))  # others correlate
+    spectrum = torch.fft.rfft2(picture, s=size) * torch.fft.rfft2(flipped, s=size)
+    filtered = torch.fft.irfft2(spectrum, s=size)[:, reach:height, reach:width]
+    return filtered.permute(1, 2, 0).contiguous().numpy()
+
+
+def _trimmed(kernel: np.ndarray) -> np.ndarray:
+    """Without the outer rings that change no picture by a tenth of a grey level."""
+    cut = 0
+    inside = np.abs(kernel)
+    while inside.shape[0] > 3 and np.abs(kernel).sum() - inside[1:-1, 1:-1].sum() < NEGLIGIBLE:
+        cut, inside = cut + 1, inside[1:-1, 1:-1]
+    return _normalized(kernel[cut : len(kernel) - cut, cut : len(kernel) - cut]) if cut else kernel
+
+
+def _factors(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """The row and the column whose product the kernel is, if it is one, as an isotropic Gaussian is."""
+    left, singular, right = np.linalg.svd(kernel)
+    if singular[1] > NEGLIGIBLE * singular[0]:
+        return None
+    return right[0], left[:, 0] * singular[0]
+
+
+def sharpen(x: np.ndarray, amount: float, sigma: float) -> np.ndarray:
     """An unsharp mask, as cameras do it: adds `amount` times what a Gaussian blur takes away.
 
     Args:
-        x: (B, 3, H, W) in [0, 1].
+        x: (H, W, 3) float32 in [0, 1].
         sigma: of the blur, in pixels.
 
     Returns:
         The same shape, clamped to [0, 1].
     """
-    return (x + amount * (x - _filter(x, gaussian_kernel(FULL_KERNEL, sigma, sigma)))).clamp(0, 1)
+    blurred = _filter(x, gaussian_kernel(FULL_KERNEL, sigma, sigma))
+    return np.clip(x + np.float32(amount) * (x - blurred), 0, 1)
 
 
 # -------------------------------------------------------------------------------------------- resize
@@ -312,39 +366,49 @@ def _resize_factor(stage: Stage, rng: np.random.Generator) -> float:
     return rng.uniform(min(low, 1), 1) if direction == 1 else 1.0
 
 
-def _resize(x: Tensor, height: int, width: int, rng: np.random.Generator) -> Tensor:
-    mode = str(rng.choice(RESIZE_MODES))
+def _resize(x: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    method = RESIZE_METHODS[rng.integers(len(RESIZE_METHODS))]
     size = (max(height, 1), max(width, 1))
-    if size == tuple(x.shape[2:]):
-        return x
-    return F.interpolate(x, size, mode=mode, align_corners=None if mode == "area" else False)
+    return x if size == x.shape[:2] else cv2.resize(x, size[::-1], interpolation=method)
 
 
 # --------------------------------------------------------------------------------------------- noise
 
 
-def _add_noise(x: Tensor, stage: Stage, rng: np.random.Generator) -> Tensor:
+def _add_noise(x: np.ndarray, stage: Stage, rng: np.random.Generator) -> np.ndarray:
     gaussian, gray = rng.random() < stage.gaussian_prob, rng.random() < stage.gray_prob
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))  # draws twice as fast as numpy's
     if gaussian:
-        shape = (1, 1 if gray else 3, *x.shape[2:])
-        noise = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(x)
-        return (x + noise * (rng.uniform(*stage.gaussian_sigma) / 255)).clamp(0, 1)
-    return (x + _poisson_noise(x, gray, rng) * rng.uniform(*stage.poisson_scale)).clamp(0, 1)
+        noise = torch.randn((*x.shape[:2], 1 if gray else 3), generator=generator).numpy()
+        strength = rng.uniform(*stage.gaussian_sigma) / 255
+    else:
+        noise, strength = _poisson_noise(x, gray, generator), rng.uniform(*stage.poisson_scale)
+    return np.clip(x + np.float32(strength) * noise, 0, 1)
 
 
-def _poisson_noise(x: Tensor, gray: bool, rng: np.random.Generator) -> Tensor:
+def _poisson_noise(x: np.ndarray, gray: bool, generator: torch.Generator) -> np.ndarray:
     """Shot noise of a picture whose number of grey levels stands for the photons at full white."""
-    clean = x.clamp(0, 1).mul(255).round().div(255).cpu().numpy()
+    clean = to_levels(x)
     if gray:
-        clean = np.tensordot([[0.299, 0.587, 0.114]], clean, ([1], [1])).transpose(1, 0, 2, 3)
-        clean = np.round(clean * 255) / 255
-    levels = 2.0 ** math.ceil(math.log2(max(len(np.unique(clean)), 2)))
-    return torch.from_numpy(rng.poisson(clean * levels) / levels - clean).to(x)
+        clean = to_levels(clean @ LUMA.astype(np.float32)[:, None] / 255)
+    there = int(np.count_nonzero(np.bincount(clean.ravel())))
+    white = 2.0 ** math.ceil(math.log2(max(there, 2)))
+    photons = torch.from_numpy(clean).float().mul_(white / 255)
+    return (poisson(photons, generator) - photons).div_(white).numpy()
 
 
-def _compress(x: Tensor, stage: Stage, rng: np.random.Generator) -> Tensor:
-    return jpeg(x.clamp(0, 1), [round(rng.uniform(*stage.jpeg_quality))])
+def poisson(rate: Tensor, generator: torch.Generator) -> Tensor:
+    """Poisson numbers of these rates, float32.
+
+    From BRIGHT on they are normal numbers bent by the first term of Cornish and Fisher's expansion, which has
+    their mean, variance and skewness, in a fifth of the time.
+    """
+    normal = torch.randn(rate.shape, generator=generator)
+    numbers = rate.sqrt().mul_(normal).add_(rate).add_(normal.square_().sub_(1).div_(6)).round_()
+    dark = rate < BRIGHT
+    numbers[dark] = torch.poisson(rate[dark], generator)
+    return numbers
 
 
-__all__ = ["KERNEL_KINDS", "PRESETS", "Preset", "Stage", "degrade", "gaussian_kernel", "plateau_kernel", "sinc_kernel",
-           "twin_camera"]
+def _compress(x: np.ndarray, stage: Stage, rng: np.random.Generator) -> np.ndarray:
+    return jpeg(x, round(rng.uniform(*stage.jpeg_quality)))

@@ -1,4 +1,7 @@
-"""Checkpoints: a folder that torch.distributed.checkpoint writes and one JSON, complete or absent.
+"""Checkpoints: a folder that torch.distributed.checkpoint writes, one JSON and the model, complete or absent.
+
+A checkpoint is a model: `checkpoint-IMAGES/model` has the averaged weights as `from_pretrained` reads them, so a run
+can be used at any time, also one that was killed.
 
 Each process writes its own part of the tensors, and reads what it needs of them: a run of two processes goes on with
 one, or with four, sharded or not.
@@ -10,7 +13,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +24,13 @@ from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict, set_state_dict
 
+from instancersr.errors import UserError
+
 from .processes import Processes
 
 PREFIX = "checkpoint-"
+MODEL = "model"
+"""Folder of the averaged model, in a checkpoint and, at the end, in the run."""
 
 
 @dataclass
@@ -39,11 +46,14 @@ class TrainState:
     images: int = 0
 
 
-def save_checkpoint(folder: Path, state: TrainState, notes: Mapping[str, object], keep: int,
-                    processes: Processes) -> Path:
+def save_checkpoint(folder: Path, state: TrainState, notes: Mapping[str, object], keep: int, processes: Processes,
+                    export: Callable[[Path], None] | None = None) -> Path:
     """Writes `folder/checkpoint-IMAGES` at once (a temporary folder, renamed) and removes all but the last `keep`.
 
     All processes must call it; they share the file system.
+
+    Args:
+        export: writes the averaged model into the folder it is given.
     """
     target = folder / f"{PREFIX}{state.images:010d}"
     partial = folder / f".partial-{target.name}"
@@ -51,6 +61,8 @@ def save_checkpoint(folder: Path, state: TrainState, notes: Mapping[str, object]
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     processes.wait()
+    if export is not None:
+        export(partial / MODEL)
     _quiet(dcp.save, _tensors(state), partial)  # it flushes what it writes
     if processes.is_main:
         with open(partial / "state.json", "w") as file:
@@ -70,6 +82,21 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob(PREFIX + "*") if (p / "state.json").exists())
 
 
+def newest_model(run: Path) -> Path:
+    """The averaged model of a run's last checkpoint: finished, stopped or killed, it is the newest complete one.
+
+    Raises:
+        UserError: the folder is no run, or none of its checkpoints has a model yet.
+    """
+    models = [checkpoint / MODEL for checkpoint in list_checkpoints(run)]
+    for model in [*reversed(models), run / MODEL]:  # a run that had nothing to train has no checkpoint
+        if model.is_dir():
+            return model
+    if not (run / "run.json").exists():
+        raise UserError(f"{run}: no run of `instancersr train`")
+    raise UserError(f"{run}: no checkpoint with a model yet; the first comes after log.checkpoint_images images")
+
+
 def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
     """Puts a checkpoint into `state`.
 
@@ -85,20 +112,6 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
                    optim_state_dict=tensors["optimizer"])
     state.ema.load_state_dict(tensors["ema"])
     state.images = json.loads((checkpoint / "state.json").read_text())["images"]
-
-
-def load_average(checkpoint: Path, model: nn.Module) -> None:
-    """Puts the averaged weights of a checkpoint into a model of the same parts, or of some of them.
-
-    Raises:
-        ValueError: the checkpoint is of a network of another shape.
-    """
-    tensors = {"ema": get_model_state_dict(model)}
-    try:
-        _quiet(dcp.load, tensors, checkpoint)
-    except (CheckpointException, RuntimeError, ValueError, KeyError) as error:
-        raise ValueError(f"{checkpoint}: does not fit its own configuration; it is of another version") from error
-    model.load_state_dict(tensors["ema"])
 
 
 def _tensors(state: TrainState) -> dict[str, Any]:

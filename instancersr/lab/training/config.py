@@ -55,6 +55,8 @@ class DataConfig(Section):
     twin_prob: float = Field(0.0, ge=0, le=1)
     """Share of crops whose LR photo the truth's own camera takes through a lens four times shorter: the truth's blur
     and sharpening, in pixels four times as large, instead of a preset. Needs `truth_blur`."""
+    gray_prob: float = Field(0.0, ge=0, le=1)
+    """Share of crops that are made grey before they are degraded: a grey photo has a grey truth."""
     max_offset: int = Field(0, ge=0)
     """Crops pretend to lie up to so many tokens into a larger picture."""
     lightness: Literal["hash", "photo"] = "hash"
@@ -98,6 +100,8 @@ class OptimizerConfig(Section):
     """Largest norm of the gradient."""
     ema_images: float = Field(10000, gt=0)
     """Time constant of the weights' moving average."""
+    loss_limit: float = Field(20.0, gt=1)
+    """A loss of so many times that of the first steps, for some steps in a row, stops the run; it is not saved."""
 
 
 class LogConfig(Section):
@@ -257,7 +261,7 @@ class AlignmentConfig(Section):
     scale_weight: float = Field(0.1, ge=0)
     """Lambda of Eq. 6."""
     scale_targets: Literal["predictable", "literal"] = "predictable"
-    """Literal: raw l2 norms and targets redrawn at every step."""
+    """Literal: raw l2 norms, and targets of their order, the root of the width, redrawn at every step."""
     dispersion_weight: float = Field(0.0, ge=0)
     dispersion_temperature: float = Field(0.5, gt=0)
 
@@ -294,6 +298,9 @@ class SamplerConfig(Section):
     """Whether the detail decoder sees the transformer's last tokens."""
     decoder_skip: bool = False
     """Whether it first draws the features on the photo by one convolution."""
+    direct_share: float = Field(0.0, ge=0, le=1)
+    """Share of the steps in which the detail decoder draws the photo from y-hat alone, without sampling, as
+    `--quality fast` does. Needs a detail decoder."""
     decoder_only: bool = False
     """Whether the transformer and its control branch are held, so that a step costs a third."""
 
@@ -301,7 +308,7 @@ class SamplerConfig(Section):
     def _has_features(self) -> SamplerConfig:
         if self.texture_weight and not self.perceptual.weight:
             raise ValueError("texture_weight needs perceptual.weight, whose features it compares")
-        for key in ("decoder_tokens", "decoder_skip"):
+        for key in ("decoder_tokens", "decoder_skip", "direct_share"):
             if getattr(self, key) and not self.decoder_blocks:
                 raise ValueError(f"{key} is for a detail decoder; set decoder_blocks")
         return self

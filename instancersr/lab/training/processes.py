@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from instancersr.errors import MissingPackage
 
 from .config import ConfigError
-from .objectives import Batch, Objective
 from .randomness import Draws
+from .stages import Batch, Objective
 
 
 def choose_device(name: str) -> torch.device:
@@ -68,12 +68,6 @@ class Processes:
     def wait(self) -> None:
         """Until all processes have come here."""
         self._state.wait_for_everyone()
-
-    @contextmanager
-    def main_first(self) -> Iterator[None]:
-        """The main process does the body, then all others, which find what it made."""
-        with self._state.main_process_first():
-            yield
 
     def mean(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The mean over all processes of scalars, which have the same names everywhere."""

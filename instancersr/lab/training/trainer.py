@@ -5,40 +5,34 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
+import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from ..data.dataset import (
-    BatchNumbers,
-    CachedPhotos,
-    CropDataset,
-    DataError,
-    PhotoCache,
-    PhotoSource,
-    WholePhotos,
-    build_cache,
-    find_sources,
-)
-from ..data.stream import ShardIndex, ShardPhotos, build_index, shard_sources, stored_shapes
-from .checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint
-from .config import AnyTrainConfig, ConfigError, DiffusionConfig, MapConfig, load_config
+from ..data.dataset import BatchNumbers, CropDataset, collate
+from ..data.sources import DataError, Skipped
+from ..data.stream import stored_shapes
+from .checkpoint import MODEL, TrainState, list_checkpoints, load_checkpoint, save_checkpoint
+from .config import AnyTrainConfig, ConfigError, DiffusionConfig, load_config
+from .data import batches, crops, open_photos
 from .display import Display
-from .instance_map import MapObjective
-from .objectives import AutoencoderObjective, DiffusionObjective, Objective, RestorationObjective
+from .health import LossWatch
 from .processes import Processes, Terms, gradient_sync, local_parameters, shard, whole_state
 from .randomness import Draws
 from .record import record_start
+from .stages import build_objective
 
 SAMPLE_BATCH = 16
 """Validation crops that are evaluated at once."""
-RESIDUAL_CROPS = 256
-"""Crops on which the preconditioning's deviations are measured."""
 
 
 def train_from_config(path: Path, overrides: list[str] | None = None) -> Path:
@@ -64,32 +58,29 @@ def has_fast_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
-OBJECTIVES: dict[str, type] = {"autoencoder": AutoencoderObjective, "restoration": RestorationObjective,
-                               "diffusion": DiffusionObjective, "map": MapObjective}
-"""Task of a configuration -> what is trained for it."""
-
-
 class Trainer:
     """One run: data, model, optimizer, checkpoints and display, in this process and its siblings."""
 
     def __init__(self, config: AnyTrainConfig):
         self.config = config
+        check_data(config)
+        self.photos = open_photos(config.data)  # may take longer than a process group waits
         self.processes = Processes(config.device)
         self.device = self.processes.device
-        self._check()
+        if config.batch % self.processes.count:
+            raise ConfigError(f"batch: {config.batch} images do not divide among {self.processes.count} processes")
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        with self.processes.main_first():
-            self.photos = self._open_photos()
-        self.objective: Objective = OBJECTIVES[self.config.task](self.config)
-        if isinstance(self.objective, DiffusionObjective):
-            self.objective.to(self.device)
+        self.objective = build_objective(config)
+        self.objective.to(self.device)
         if not list_checkpoints(config.output):
-            self._begin()
+            self.objective.begin(lambda images: self._batches(0, images, shared=False), self.device)
         self.precision = self._precision()
         self.state, self.terms = self._distribute()
         self.stopped_by: int | None = None
+        self.watch = LossWatch(config.optimizer.loss_limit)
+        self.skipped: set[str] = set()
 
     def run(self) -> Path:
         """Trains to the end, or to the signal that ends it; returns the exported folder."""
@@ -102,39 +93,11 @@ class Trainer:
             record_start(self.config, self.processes, self.state.images)
         with Display(output, self.config.images, self.state.images, self.processes.is_main,
                      self.config.log.wandb) as display, self._signals():
+            self._note_skipped(getattr(self.photos, "skipped", []), display)
             self._loop(display)
         return self._export()
 
     # ----------------------------------------------------------------------------- beginning, going on
-
-    def _check(self) -> None:
-        """What only the machine and the data can say of a configuration, before anything large is built."""
-        config = self.config
-        if config.batch % self.processes.count:
-            raise ConfigError(f"batch: {config.batch} images do not divide among {self.processes.count} processes")
-        if config.data.stored and not isinstance(config, DiffusionConfig):
-            raise ConfigError("data.stored: latents and teacher features are for task diffusion")
-        if isinstance(config, DiffusionConfig) and config.data.stored:
-            check_stored(config)
-
-    def _open_photos(self) -> PhotoCache | ShardIndex:
-        data = self.config.data
-        if data.stream:
-            return build_index(shard_sources(data.photos), data.cache)
-        return build_cache(find_sources(data.photos), data.cache, data.crop)
-
-    def _begin(self) -> None:
-        """What is done once, before the first step; every process comes to the same result."""
-        if isinstance(self.objective, AutoencoderObjective):
-            self.objective.model.fit(b["hr"] * 2 - 1 for b in self._batches(0, self.config.images, shared=False))
-        elif isinstance(self.objective, MapObjective):
-            self.objective.fit(self._batches(0, self.config.images, shared=False))
-        elif (isinstance(self.objective, DiffusionObjective) and self.config.init is None
-              and self.config.transformer.prediction == "residual"):
-            if "restoration" in self.objective.model:
-                self.objective.model["restoration"].to(self.device)
-            self.objective.measure_residual([self._to_device(b)
-                                             for b in self._batches(0, RESIDUAL_CROPS, shared=False)])
 
     def _distribute(self) -> tuple[TrainState, nn.Module]:
         """Puts model and average where they are trained; returns them with their optimizer, and what computes terms."""
@@ -153,10 +116,7 @@ class Trainer:
         return TrainState(model, average, optimizer), terms
 
     def _parameter_groups(self, model: nn.Module) -> list[dict]:
-        if isinstance(self.objective, DiffusionObjective):
-            groups = self.objective.parameter_groups(model)
-        else:
-            groups = [{"params": [p for p in model.parameters() if p.requires_grad], "lr_scale": 1.0}]
+        groups = self.objective.parameter_groups(model)
         # the block transform alone has nothing to train, but an optimizer must have something
         return [group for group in groups if group["params"]] or [
             {"params": [nn.Parameter(torch.zeros(1))], "lr_scale": 1.0}]
@@ -173,14 +133,25 @@ class Trainer:
 
     def _save(self) -> None:
         notes = {"config": self.config.model_dump(mode="json")}
-        if isinstance(self.objective, DiffusionObjective):
+        if isinstance(self.config, DiffusionConfig):
             notes["residual_std"] = self.state.model["transformer"].config.residual_std
-        save_checkpoint(self.config.output, self.state, notes, self.config.log.keep, self.processes)
+        save_checkpoint(self.config.output, self.state, notes, self.config.log.keep, self.processes, self._write_model)
 
-    def _export(self) -> Path:
-        folder, average = self.config.output / "model", self._whole_average()
+    def _write_model(self, folder: Path) -> None:
+        """The averaged model, by the main process. All must call it."""
+        average = self._whole_average()
         if average is not None:
             self.objective.export(average, folder)
+
+    def _export(self) -> Path:
+        folder = self.config.output / MODEL
+        partial = folder.with_name(f".partial-{folder.name}")
+        if self.processes.is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+        self._write_model(partial)
+        if self.processes.is_main:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial, folder)
         self.processes.wait()
         return folder
 
@@ -202,15 +173,19 @@ class Trainer:
         if config.compile:
             compile_networks(state.model)
         for batch in self._batches(state.images, config.images):
+            self._note_skipped(batch.pop("skipped"), display)
             terms, stops = self._step(self._to_device(batch))
             before, state.images = state.images, state.images + config.batch
             display.step(state.images, terms, state.optimizer.param_groups[0]["lr"])
             if self._passed(config.log.sample_images, before):
                 self._look(display)
-            if stops or state.images >= config.images or self._passed(config.log.checkpoint_images, before):
+            due = state.images >= config.images or self._passed(config.log.checkpoint_images, before)
+            if (stops or due) and self.watch.healthy:
                 self._save()
             if stops:
-                raise KeyboardInterrupt(f"checkpoint saved at {state.images} images; the same command goes on")
+                saved = list_checkpoints(config.output)
+                at = int(saved[-1].name.split("-")[1]) if saved else 0
+                raise KeyboardInterrupt(f"checkpoint saved at {at} images; the same command goes on")
 
     def _step(self, batch: dict[str, Tensor]) -> tuple[dict[str, float], bool]:
         """One step of the optimizer: its mean loss terms over all processes, and whether one was told to stop."""
@@ -228,13 +203,28 @@ class Trainer:
                 (share * loss).backward()
             for name, term in {"loss": loss, **terms}.items():
                 sums[name] = sums.get(name, 0.0) + share * term.detach()
-        nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.clip)
+        norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.clip)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         state.optimizer.step()
         self._average()
         stop = torch.tensor(float(self.stopped_by is not None), device=self.device)
-        means = self.processes.mean({**sums, "stop": stop})
+        means = self.processes.mean({**sums, "stop": stop, "gradient": norm})
         shown = dict(zip(means, torch.stack([m.float() for m in means.values()]).tolist(), strict=True))
-        return shown, shown.pop("stop") > 0
+        stops, gradient = shown.pop("stop") > 0, shown.pop("gradient")
+        self.watch.see(state.images, {name: value for name, value in shown.items() if name != "loss"}, gradient)
+        return shown, stops
+
+    def _note_skipped(self, photos: Iterable[Skipped], display: Display) -> None:
+        """Says which photos could not be used, each once, and lists them in `skipped.jsonl` of the run's folder."""
+        new = {photo.photo: photo for photo in photos if photo.photo not in self.skipped}
+        if not new:
+            return
+        self.skipped |= new.keys()
+        with open(self.config.output / "skipped.jsonl", "a") as file:
+            file.writelines(json.dumps(asdict(photo)) + "\n" for photo in new.values())
+        first = next(iter(new.values()))
+        display.console.print(f"left out so far: {len(self.skipped)} photos (skipped.jsonl), such as {first.photo}: "
+                              f"{first.reason}", soft_wrap=True, highlight=False)
 
     def _with_means(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch with what `Objective.counts` asks for."""
@@ -261,13 +251,12 @@ class Trainer:
         progress = (images - settings.warmup_images) / max(self.config.images - settings.warmup_images, 1)
         return settings.lr * (0.02 + 0.98 * (1 + math.cos(math.pi * min(progress, 1))) / 2)
 
-    @torch.no_grad()
     def _average(self) -> None:
         batch = self.config.batch
         # short at first: the average of a run's beginning is worth nothing
         horizon = min(self.config.optimizer.ema_images, (self.state.images + batch) / 10)
-        torch._foreach_lerp_(local_parameters(self.state.ema), local_parameters(self.state.model),
-                             min(1.0, batch / horizon))
+        average = get_ema_multi_avg_fn(1 - min(1.0, batch / horizon))
+        average(local_parameters(self.state.ema), local_parameters(self.state.model), None)
 
     def _passed(self, interval: int, before: int) -> bool:
         return self.state.images // interval > before // interval
@@ -275,30 +264,17 @@ class Trainer:
     # -------------------------------------------------------------------------------- data and looks
 
     def _dataset(self, held_out: bool) -> CropDataset:
-        data = self.config.data
-        return CropDataset(self._source(held_out), data.crop, data.presets, self.config.seed,
-                           self.objective.needs_masks, data.downscale_prob, data.max_offset, data.lightness,
-                           data.downscale_max, data.truth_blur, data.truth_sharpen, data.twin_prob)
+        masks = self.objective.needs_masks
+        return crops(self.config, self.photos, held_out, masks, colored=held_out or self.objective.needs_colors)
 
-    def _source(self, held_out: bool) -> PhotoSource:
-        data, config = self.config.data, self.config
-        if isinstance(self.photos, ShardIndex):
-            return ShardPhotos(self.photos, held_out, data.crop, config.seed, data.stored)
-        if isinstance(config, MapConfig) and config.whole:
-            return WholePhotos(self.photos, held_out, data.crop, data.keys, config.whole)
-        return CachedPhotos(self.photos, held_out, data.crop, data.keys)
-
-    def _batches(self, start: int, stop: int, shared: bool = True) -> Iterator[dict[str, Tensor]]:
+    def _batches(self, start: int, stop: int, shared: bool = True) -> Iterator[dict]:
         """The steps' batches; of each, this process' share, or all of it if it is not `shared` among them."""
         place = (self.processes.number, self.processes.count) if shared else (0, 1)
-        workers = self.config.data.workers
-        return iter(DataLoader(
-            self._dataset(held_out=False), batch_sampler=BatchNumbers(start, stop, self.config.batch, *place),
-            num_workers=workers, worker_init_fn=_prepare_worker, prefetch_factor=4 if workers else None,
-            multiprocessing_context="fork" if workers else None))
+        numbers = BatchNumbers(start, stop, self.config.batch, *place)
+        return batches(self._dataset(held_out=False), numbers, self.config.data.workers, self.device)
 
-    def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+    def _to_device(self, batch: dict) -> dict[str, Tensor]:
+        return {name: value.to(self.device, non_blocking=True) for name, value in batch.items() if name != "skipped"}
 
     def _look(self, display: Display) -> None:
         """Scores and pictures of the averaged weights on held-out photos, always the same crops."""
@@ -317,7 +293,7 @@ class Trainer:
             return
         totals: dict[str, float] = {}
         rows: list[Tensor] = []
-        for number, cpu_batch in enumerate(DataLoader(dataset, SAMPLE_BATCH, sampler=range(count))):
+        for number, cpu_batch in enumerate(DataLoader(dataset, SAMPLE_BATCH, sampler=range(count), collate_fn=collate)):
             batch = self._to_device(cpu_batch)
             size = len(batch["hr"])
             images = range(number * SAMPLE_BATCH, number * SAMPLE_BATCH + size)
@@ -355,6 +331,18 @@ class Trainer:
                 signal.signal(number, handler)
 
 
+def check_data(config: AnyTrainConfig) -> None:
+    """What only the shards can say of a configuration, before anything large is built.
+
+    Raises:
+        DataError, ConfigError: as `check_stored`.
+    """
+    if config.data.stored and not isinstance(config, DiffusionConfig):
+        raise ConfigError("data.stored: latents and teacher features are for task diffusion")
+    if isinstance(config, DiffusionConfig) and config.data.stored:
+        check_stored(config)
+
+
 def check_stored(config: DiffusionConfig) -> None:
     """Whether the tensors stored in the shards are those that the configuration trains on.
 
@@ -377,10 +365,3 @@ def compile_networks(model: nn.Module) -> None:
     for part in model.values() if isinstance(model, nn.ModuleDict) else [model]:
         for network in getattr(part, "blocks", None) or [part]:
             network.compile()
-
-
-def _prepare_worker(_number: int) -> None:
-    torch.set_num_threads(1)
-    # Ctrl-C and many schedulers signal the whole process group; workers must live until the last step is saved.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)

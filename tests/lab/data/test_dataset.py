@@ -12,17 +12,9 @@ from scipy.ndimage import gaussian_filter
 
 from instancersr.instances.codes import scale_target
 from instancersr.instances.patches import patch_ids
-from instancersr.lab.data.dataset import (
-    BatchNumbers,
-    CachedPhotos,
-    CropDataset,
-    DataError,
-    Picture,
-    WholePhotos,
-    build_cache,
-    find_sources,
-    is_held_out,
-)
+from instancersr.lab.data.cache import CachedPhotos, WholePhotos, build_cache
+from instancersr.lab.data.dataset import BatchNumbers, CropDataset, Picture
+from instancersr.lab.data.sources import DataError, find_sources, is_held_out
 
 
 @pytest.fixture(scope="module")
@@ -137,18 +129,18 @@ def test_unusable_sources_are_named(tmp_path):
     with pytest.raises(DataError, match="no such shards or folder"):
         find_sources(tmp_path / "nothing-*.tar")
     (tmp_path / "bad.tar").write_text("no tar")
-    with pytest.raises(DataError, match="bad.tar: not a readable tar"):
+    with pytest.raises(DataError, match="bad.tar: not a readable, uncompressed tar"):
         build_cache([tmp_path / "bad.tar"], tmp_path / "cache", 64)
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "broken.jpg").write_text("no picture")
-    with pytest.raises(DataError, match="photo broken cannot be decoded"):
+    with pytest.raises(DataError, match="broken.jpg: cannot be decoded"):
         build_cache([folder], tmp_path / "cache", 64)
     Image.new("RGB", (64, 64)).save(folder / "broken.jpg")
     (folder / "broken.json").write_text(json.dumps({"image": {"width": 8, "height": 8}, "annotations": []}))
-    with pytest.raises(DataError, match="photo broken: its masks are"):
+    with pytest.raises(DataError, match="broken.jpg: its masks cannot be used"):
         build_cache([folder], tmp_path / "cache", 64)
-    assert not list((tmp_path / "cache").iterdir())
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
 
 
 def test_a_soft_truth_is_the_sharp_one_blurred_before_it_is_degraded(cache):
@@ -194,3 +186,16 @@ def test_a_twin_shows_a_wave_as_the_truths_camera_shows_one_of_a_quarter_of_the_
         return float(max(picture.mean(0).std(), picture.mean(1).std()))  # crops are turned; noise averages out
 
     assert shown(32, "lr") == pytest.approx(shown(8, "hr"), rel=0.06)
+
+
+def test_a_grey_photo_has_a_grey_truth_of_the_colours_luma(cache):
+    source = CachedPhotos(cache, held_out=False, min_side=64)
+    presets = {"web_jpeg": 1.0}
+    colour, grey, half = ([CropDataset(source, 64, presets, seed=3, gray_prob=share)[n]["hr"] for n in range(40)]
+                          for share in (0.0, 1.0, 0.5))
+    assert all(torch.equal(hr[0], hr[1]) and torch.equal(hr[0], hr[2]) for hr in grey)
+    assert 10 < sum(torch.equal(hr[0], hr[1]) for hr in half) < 30
+    assert not torch.equal(colour[0][0], colour[0][1])
+    crop = np.array([0.299, 0.587, 0.114])
+    # the crop is drawn before the greyness, so both are of the same place
+    np.testing.assert_allclose(grey[0][0].numpy(), np.tensordot(crop, colour[0].numpy(), 1), atol=1e-6)

@@ -15,14 +15,17 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from transformers import Dinov2Config, Dinov2Model
 
-from instancersr.lab.data.dataset import BatchNumbers, CropDataset, DataError, is_held_out
+from instancersr.lab.data.dataset import BatchNumbers, CropDataset, collate
+from instancersr.lab.data.index import open_index, shard_sources
+from instancersr.lab.data.pictures import ids_of_annotations
 from instancersr.lab.data.prepare.run import prepare_photos
 from instancersr.lab.data.prepare.sample import Settings
-from instancersr.lab.data.stream import GROUP_SHARDS, ShardPhotos, build_index, shard_sources
+from instancersr.lab.data.sources import DataError, is_held_out
+from instancersr.lab.data.stream import GROUP_SHARDS, ShardPhotos
 from instancersr.lab.method.models import RestorationNetwork
 from instancersr.lab.training.config import ConfigError, DiffusionConfig
-from instancersr.lab.training.objectives import DiffusionObjective
 from instancersr.lab.training.randomness import Draws
+from instancersr.lab.training.stages.paper import PaperObjective
 from instancersr.lab.training.trainer import train_from_config
 
 CROP = 64
@@ -50,7 +53,7 @@ def shards(photo_folder, models, tmp_path_factory) -> Path:
 
 
 def photos(shards: Path, cache: Path, held_out: bool = False, **options) -> ShardPhotos:
-    return ShardPhotos(build_index(shard_sources(shards), cache), held_out, CROP, **options)
+    return ShardPhotos(open_index(shard_sources(shards), cache), held_out, CROP, **options)
 
 
 def as_webdataset_reads(shards: Path) -> dict[str, dict]:
@@ -103,7 +106,7 @@ def test_photo_masks_and_tensors_are_those_of_the_shard(shards, tmp_path):
     assert len(source) == 5
     for number in range(len(source)):
         photo = source.choose(number, np.random.default_rng(0))
-        with Image.open(io.BytesIO(known[photo.key]["webp"])) as image:
+        with Image.open(io.BytesIO(known[photo.key]["jpg"])) as image:
             assert np.array_equal(photo.rgb, np.asarray(image))
         assert set(np.unique(photo.ids)) == {0, *range(1, 1 + len(json.loads(known[photo.key]["json"])["annotations"]))}
         assert photo.stored["latent"].shape == (4, CROP // 8, CROP // 8) and photo.stored["teacher"].shape == (16, 16)
@@ -125,13 +128,13 @@ def test_stored_tensors_give_the_loss_of_computed_ones(models, shards, tmp_path)
     batches, losses = [], []
     for stored in (False, True):
         values = config(models, shards, tmp_path, stored=stored)
-        objective = DiffusionObjective(DiffusionConfig.model_validate(values))
+        objective = PaperObjective(DiffusionConfig.model_validate(values))
         assert (objective.teacher is None) == stored
         torch.manual_seed(0)
         for parameter in objective.model.parameters():
             torch.nn.init.normal_(parameter, std=0.05)
         dataset = CropDataset(photos(shards, tmp_path / "cache", stored=True), CROP, masks=True)
-        batches.append(torch.utils.data.default_collate([dataset[n] for n in range(3)]))
+        batches.append(collate([dataset[n] for n in range(3)]))
         batch = batches[0] if stored else {k: v for k, v in batches[0].items()
                                            if not k.startswith(("latent", "map_latent", "teacher"))}
         terms = objective.terms(objective.model, batch, Draws(0, range(3)), 0.0)
@@ -149,7 +152,7 @@ def write(values: dict, folder: Path) -> Path:
 def test_latents_may_be_stored_without_the_teachers_features(photo_folder, models, tmp_path):
     prepare_photos(photo_folder, tmp_path / "shards", Settings(CROP, None, models["vae"]), 6, workers=1)
     values = config(models, tmp_path / "shards", tmp_path, stored=True)
-    assert DiffusionObjective(DiffusionConfig.model_validate(values)).teacher is not None
+    assert PaperObjective(DiffusionConfig.model_validate(values)).teacher is not None
 
 
 @pytest.mark.parametrize("stored", [False, True])
@@ -185,3 +188,64 @@ def test_missing_shard_is_named(photo_folder, models, tmp_path):
 def test_folder_without_shards_is_named(photo_folder, tmp_path):
     with pytest.raises(DataError, match="no shards; make them with `instancersr prepare`"):
         shard_sources(photo_folder)
+
+
+# ------------------------------------------------------------------------------------- photos that cannot be used
+
+
+@pytest.fixture(scope="module")
+def damaged(photo_folder, models, tmp_path_factory) -> Path:
+    """Shards as somebody else made them: of twelve photos one is no picture, one small, one has broken masks."""
+    folder = tmp_path_factory.mktemp("damaged")
+    with webdataset.TarWriter(str(folder / "0.tar")) as tar:
+        for number in range(12):
+            file = io.BytesIO()
+            size = 32 if number == 3 else 2 * CROP
+            Image.fromarray(np.full((size, size, 3), 20 * number, np.uint8)).save(file, "png")
+            sample = {"__key__": f"flat{number}", "png": b"no picture" if number == 2 else file.getvalue()}
+            tar.write(sample | ({"json": b"{"} if number == 4 else {}))
+    assert not any(is_held_out(f"flat{number}") for number in (2, 3, 4))
+    return folder
+
+
+def test_a_photo_that_cannot_be_used_is_replaced_by_the_same_one_in_every_run(damaged, tmp_path):
+    chosen = [[source.choose(n, np.random.default_rng(0)) for n in range(2 * len(source))]
+              for source in (photos(damaged, tmp_path), photos(damaged, tmp_path))]
+    assert [p.key for p in chosen[0]] == [p.key for p in chosen[1]]
+    assert not {p.key for p in chosen[0]} & {"flat2", "flat3", "flat4"}
+    skipped = {s.photo: s.reason for p in chosen[0] for s in p.skipped}
+    assert {key: reason.split(": ")[2].split(" ")[0] for key, reason in skipped.items()} == {
+        "flat2": "cannot", "flat3": "32x32", "flat4": "its"}
+    assert all("0.tar: photo flat" in reason for reason in skipped.values())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_goes_on_and_names_them(models, damaged, tmp_path, capsys, workers):
+    values = {"task": "restoration", "channels": 8, "blocks": 1} | {
+        name: value for name, value in config(models, damaged, tmp_path, workers=workers).items()
+        if name not in ("task", "autoencoder", "restoration", "transformer", "schedule", "alignment")}
+    train_from_config(write(values | {"images": 24}, tmp_path))
+    listed = [json.loads(line)["photo"] for line in (tmp_path / "run/skipped.jsonl").read_text().splitlines()]
+    assert sorted(listed) == ["flat2", "flat3", "flat4"]
+    assert "left out so far: 3 photos" in capsys.readouterr().out
+
+
+def test_shards_in_which_nothing_can_be_used_end_the_run(tmp_path):
+    with webdataset.TarWriter(str(tmp_path / "0.tar")) as tar:
+        for number in range(12):
+            tar.write({"__key__": f"bad{number}", "png": b"no picture"})
+    with pytest.raises(DataError, match="100 photos in a row cannot be used, the last: .*0.tar: photo bad"):
+        photos(tmp_path, tmp_path / "cache").choose(0, np.random.default_rng(0))
+
+
+def test_instance_maps_are_the_masks_and_colours_are_left_out_where_their_latent_is_stored(shards, tmp_path):
+    stored = photos(shards, tmp_path, stored=True)
+    for number in range(len(stored)):
+        row = stored.index.rows[stored.row_of(number)]
+        masks = ids_of_annotations(stored.index.read(row, "json"), (CROP, CROP))
+        assert np.array_equal(stored.choose(number, np.random.default_rng(0)).ids, masks) and masks.any()
+    plain, colored = (CropDataset(stored, CROP, masks=True, colored=wanted)[0] for wanted in (False, True))
+    assert set(colored) - set(plain) == {"instance_map"}
+    assert all(torch.equal(plain[name], colored[name]) for name in plain)
+    without = CropDataset(photos(shards, tmp_path), CROP, masks=True, colored=False)[0]
+    assert "instance_map" in without  # nothing is stored: the latent is made of it

@@ -17,8 +17,8 @@ from instancersr.lab.evaluation import plan as planning
 from instancersr.lab.evaluation.plan import GPUS, Setup, make_plan
 from instancersr.lab.method.models import BlockAutoencoder, ControlNet, JointDiT, RestorationNetwork
 from instancersr.lab.training.config import ConfigError, DiffusionConfig, RestorationConfig
-from instancersr.lab.training.objectives import DiffusionObjective
 from instancersr.lab.training.randomness import Draws
+from instancersr.lab.training.stages.paper import PaperObjective
 
 CPU = Setup(GPUS["H100"], bf16=False)
 
@@ -67,7 +67,7 @@ LONG = {"width": 64, "depth": 5, "heads": 2, "control_depth": 3}
 @pytest.mark.parametrize(("size", "crop"), [(WIDE, 128), (LONG, 256)])
 def test_flops_of_a_training_step_equal_torchs_counter(parts, size, crop):
     config = diffusion(parts, crop, 2, **size)
-    objective = DiffusionObjective(config)
+    objective = PaperObjective(config)
     batch = random_batch(config, 2)
 
     def step() -> None:
@@ -142,7 +142,7 @@ def peak_of(run) -> int:
 def train(config: DiffusionConfig, micro_batch: int) -> None:
     """Two steps of two micro-batches each, with a moving average beside the weights."""
     batch = random_batch(config, micro_batch)
-    objective = DiffusionObjective(config)
+    objective = PaperObjective(config)
     average = [p.detach().clone() for p in objective.model.parameters()]
     optimizer = torch.optim.AdamW(objective.model.parameters())
     for number in range(4):

@@ -8,8 +8,8 @@ import yaml
 from instancersr.lab.method.models import MapDecoder
 from instancersr.lab.pipeline import InstanceRSRPipeline
 from instancersr.lab.training.config import ConfigError, load_config
-from instancersr.lab.training.instance_map import MapObjective, pair_loss
 from instancersr.lab.training.randomness import Draws
+from instancersr.lab.training.stages.map import MapObjective, pair_loss
 from instancersr.lab.training.trainer import Trainer, train_from_config
 
 

@@ -7,8 +7,10 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel
 from instancersr.lab.method.models import RestorationNetwork
 from instancersr.lab.pipeline import InstanceRSRPipeline
 from instancersr.lab.training.config import ConfigError, DiffusionConfig, RestorationConfig
-from instancersr.lab.training.objectives import DiffusionObjective, RestorationObjective
 from instancersr.lab.training.randomness import Draws
+from instancersr.lab.training.stages import build_objective
+from instancersr.lab.training.stages.paper import PaperObjective
+from instancersr.lab.training.stages.restoration import RestorationObjective
 
 SIZES = {"width": 32, "depth": 3, "heads": 2, "control_depth": 2, "prediction": "noise", "num_classes": 10,
          "learned_variance": True}
@@ -26,12 +28,12 @@ def hub(tmp_path_factory) -> dict[str, str]:
     return {"backbone": str(folder / "dit"), "autoencoder": str(folder / "vae")}
 
 
-def objective(hub: dict[str, str], backbone: dict | None = None, **values) -> DiffusionObjective:
+def objective(hub: dict[str, str], backbone: dict | None = None, **values) -> PaperObjective:
     settings = {"task": "diffusion", "output": "unused", "images": 8, "batch": 2, "autoencoder": hub["autoencoder"],
                 "backbone": {"pretrained": hub["backbone"], **(backbone or {})}, "transformer": SIZES,
                 "alignment": {"layer": 2}, "data": {"photos": "unused", "crop": 64}, "terminal_prob": 0.0,
                 "schedule": {"rescale_betas_zero_snr": False}, **values}
-    return DiffusionObjective(DiffusionConfig(**settings))
+    return build_objective(DiffusionConfig(**settings))
 
 
 def batch() -> dict[str, torch.Tensor]:
@@ -43,7 +45,7 @@ def batch() -> dict[str, torch.Tensor]:
             "scale_targets": torch.ones(2, 64, 64), "token_offset": torch.zeros(2, 2, dtype=torch.long)}
 
 
-def terms(task: DiffusionObjective, progress: float = 0.0) -> dict[str, torch.Tensor]:
+def terms(task: PaperObjective, progress: float = 0.0) -> dict[str, torch.Tensor]:
     return task.terms(task.model, batch(), Draws(1, range(2)), progress)
 
 
@@ -79,6 +81,29 @@ def test_gradient_checkpointing_changes_no_gradient(hub):
         gradients.append([p.grad for p in task.model.parameters()])
     for plain, checkpointed in zip(*gradients, strict=True):
         assert (plain is None and checkpointed is None) or torch.allclose(plain, checkpointed, atol=1e-6)
+
+
+def test_the_residuals_deviations_are_summed_up_in_double_precision_on_the_cpu_alone(hub):
+    """Macs' GPUs have no float64: there, whatever makes one has to name the CPU."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watch(TorchDispatchMode):
+        made_on: list = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            before = [a.dtype for a in args if isinstance(a, torch.Tensor)]
+            if isinstance(out, torch.Tensor) and out.dtype == torch.float64 and torch.float64 not in before:
+                self.made_on.append((kwargs or {}).get("device"))
+            return out
+
+    task = objective(hub, {"pretrained": None}, transformer={**SIZES, "prediction": "residual"})
+    with Watch() as watch:
+        task.measure_residual([batch(), batch()])
+    assert {str(device) for device in watch.made_on if device is not None} == {"cpu"}
+    z, z_y, *_ = task._latents(task.model, batch(), Draws(0, range(2)))
+    expected = (z - torch.cat([z_y, torch.zeros_like(z_y)], 1)).square().mean((0, 2, 3)).sqrt()
+    torch.testing.assert_close(torch.tensor(task.model["transformer"].config.residual_std), expected, atol=1e-4, rtol=0)
 
 
 def test_sizes_that_are_not_the_backbones_name_the_key(hub):
@@ -159,6 +184,37 @@ def test_a_decoder_alone_is_trained_where_the_transformer_is_held(hub, tmp_path)
     found = terms(task)
     sum(found.values()).backward()
     assert "pattern" in found and task.model["detail_decoder"].tail.weight.grad.abs().sum() > 0
+
+
+def refuse(*_: object) -> None:
+    raise AssertionError("the transformer was called")
+
+
+def test_a_direct_step_never_calls_the_transformer(hub, tmp_path):
+    """It draws the photo from y-hat and its features, and there is no map to judge."""
+    RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path)
+    sampler = {"weight": 1.0, "steps": 2, "decoder_blocks": 1}
+    task = objective(hub, restoration=tmp_path, denoising_weight=0.0, sampler=sampler | {"direct_share": 1.0})
+    hook = task.model["transformer"].register_forward_pre_hook(refuse)
+    found = terms(task)
+    assert set(found) == {"pixel"} and task.skips_parameters
+    found["pixel"].backward()
+    assert task.model["detail_decoder"].tail.weight.grad.abs().sum() > 0
+    restored = task.restoration(batch()["lr"])  # the decoder changes nothing yet
+    torch.testing.assert_close(found["pixel"], (restored - batch()["hr"]).abs().mean())
+    hook.remove()
+    half = objective(hub, restoration=tmp_path, denoising_weight=0.0, sampler=sampler | {"direct_share": 0.5})
+    steps = ["map" in half.terms(half.model, batch(), Draws(1, range(2), step), 0.0) for step in range(0, 64, 2)]
+    assert 8 < sum(steps) < 24
+
+
+def test_a_decoder_of_tokens_draws_without_them_where_nothing_was_sampled(hub, tmp_path):
+    RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path)
+    task = objective(hub, restoration=tmp_path, denoising_weight=0.0,
+                     sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "decoder_tokens": True,
+                              "direct_share": 1.0})
+    task.model["transformer"].register_forward_pre_hook(refuse)
+    assert torch.isfinite(terms(task)["pixel"])
 
 
 def test_the_networks_around_a_held_transformer_are_trained_together(hub, tmp_path):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from instancersr.lab.training.config import ConfigError, PerceptualConfig
-from instancersr.lab.training.objectives import perceptual_loss
 from instancersr.lab.training.perceptual import fine_bands, random_window, repeated_pattern, texture_distance, turn
+from instancersr.lab.training.stages.objective import perceptual_loss
 
 
 def noise(seed: int, deviation: float, size: int = 32) -> torch.Tensor:

@@ -13,11 +13,14 @@ import torch
 import yaml
 from transformers import Dinov2Config, Dinov2Model
 
-from instancersr.lab.data.dataset import CachedPhotos, CropDataset
+from instancersr.errors import UserError
+from instancersr.lab.data.cache import CachedPhotos
+from instancersr.lab.data.dataset import CropDataset
 from instancersr.lab.method.models import BlockAutoencoder, RestorationNetwork
 from instancersr.lab.pipeline import InstanceRSRPipeline
-from instancersr.lab.training.checkpoint import list_checkpoints
+from instancersr.lab.training.checkpoint import list_checkpoints, newest_model
 from instancersr.lab.training.config import ConfigError, load_config
+from instancersr.lab.training.data import start_method
 from instancersr.lab.training.trainer import Trainer, train_from_config
 
 
@@ -151,7 +154,7 @@ def test_killed_run_goes_on_to_the_same_losses(tmp_path, base, parts, teacher):
     """kill -9 in the middle, the same command again: every later loss equals the undisturbed run's."""
     long = diffusion(parts, teacher, images=120)
     (tmp_path / "whole").mkdir(), (tmp_path / "cut").mkdir()
-    train_from_config(write(tmp_path / "whole", base, **long))
+    train_from_config(write(tmp_path / "whole", base, **long, log={**base["log"], "keep": 100}))
     expected = losses_of(tmp_path / "whole/run")
 
     path = write(tmp_path / "cut", base, **long)
@@ -161,10 +164,18 @@ def test_killed_run_goes_on_to_the_same_losses(tmp_path, base, parts, teacher):
     process.wait()
     reached = int(list_checkpoints(tmp_path / "cut/run")[-1].name.split("-")[1])
     assert reached < 120, "the run was over before it was killed"
+    assert_same(newest_model(tmp_path / "cut/run"), tmp_path / f"whole/run/checkpoint-{reached:010d}/model")
     train_from_config(path)
     assert losses_of(tmp_path / "cut/run") == expected
-    a, b = (InstanceRSRPipeline.from_pretrained(tmp_path / run / "run/model").transformer for run in ("whole", "cut"))
+    assert_same(*(tmp_path / run / "run/model" for run in ("whole", "cut")))
+    assert_same(newest_model(tmp_path / "cut/run"), tmp_path / "cut/run/model")
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Two folders have the same transformer, with weights that were trained."""
+    a, b = (InstanceRSRPipeline.from_pretrained(folder).transformer for folder in (one, other))
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    assert a.final_layer.linear.weight.abs().sum() > 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -183,13 +194,30 @@ def test_a_signal_to_the_group_leaves_a_checkpoint_of_the_last_step(tmp_path, ba
     assert not list((tmp_path / "run").glob(".partial*"))
 
 
-def test_worker_processes_do_not_change_the_trajectory(tmp_path, base):
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_worker_processes_do_not_change_the_trajectory(tmp_path, base, monkeypatch, method):
+    """Nor how they begin: there is no fork on Windows, and none that is safe on a Mac."""
+    if method == "spawn":
+        monkeypatch.setattr(sys, "platform", "darwin")
+    assert start_method() == method
     for workers in (0, 2):
         folder = tmp_path / str(workers)
         folder.mkdir()
         train_from_config(write(folder, base, task="restoration", images=12, channels=8, blocks=1,
                                 data={**base["data"], "workers": workers}))
     assert losses_of(tmp_path / "0/run") == losses_of(tmp_path / "2/run")
+
+
+def test_a_folder_without_a_model_says_so(tmp_path):
+    with pytest.raises(UserError, match="no run of `instancersr train`"):
+        newest_model(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="no checkpoint with a model yet"):
+        newest_model(tmp_path)
+    for images in (8, 16):
+        (tmp_path / f"checkpoint-{images:010d}/model").mkdir(parents=True)
+    (tmp_path / "checkpoint-0000000008/state.json").write_text("{}")
+    assert newest_model(tmp_path).parent.name == "checkpoint-0000000008"  # the other one is not complete
 
 
 @pytest.mark.parametrize(("values", "message"), [

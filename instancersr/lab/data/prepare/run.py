@@ -1,13 +1,15 @@
 """A whole preparation: begins or goes on, and leaves a folder that says what is in it.
 
-`OUT/.progress` holds the settings and a record for each finished shard; `manifest.json` and `skipped.jsonl`, written
-at the end, are made of them. Nothing in them depends on time, workers or interruptions.
+`OUT/.progress` holds the settings, and a record and a part of the index for each finished shard; `manifest.json`,
+`skipped.jsonl` and `index.npy`, written at the end, are made of them. Nothing in them depends on time, workers or
+interruptions.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,14 +18,16 @@ from typing import Any
 from instancersr.errors import MissingPackage, UserError
 
 from ..dataset import TOKEN
-from .photos import Skipped, cut_shards, find_photos, fingerprint
+from ..index import INDEX, MANIFEST, join_parts, save_rows, scan_shard
+from ..pages import write_pages
+from ..sources import Skipped
+from .photos import add_photos, cut_shards, find_photos, fingerprint
 from .sample import Settings
-from .shards import PART, ShardRecord
+from .shards import PART, PROGRESS, ShardRecord, index_part
 from .workers import run_local, run_ray
 
-PROGRESS = ".progress"
+PAGES = ".progress/pages"
 SETTINGS = "settings.json"
-MANIFEST = "manifest.json"
 SKIPPED = "skipped.jsonl"
 
 
@@ -33,9 +37,12 @@ def prepare_photos(
     settings: Settings,
     shard_photos: int = 1000,
     shard_mb: float = 1000,
+    pages: int = 0,
     workers: int | None = None,
     ray: str | None = None,
     device: str = "cpu",
+    gpus: int | None = None,
+    devices: Sequence[str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Makes `out/shard-000000.tar` and so on of the photos; the same call goes on where a stopped one ended.
@@ -46,9 +53,12 @@ def prepare_photos(
         settings: what samples hold.
         shard_photos: most photos of a shard.
         shard_mb: most megabytes of a shard's source files.
+        pages: drawn pages of text and line art that are added to the photos; see `data.pages`.
         workers: processes on this machine; None for one a core.
         ray: address of a Ray cluster to work on instead, or `auto`.
-        device: `cpu` or `cuda`, for the models.
+        device: of the models: `cpu`, `cuda` or `mps`; with `ray` also `auto`.
+        gpus: how many of this machine's, or of the cluster's, are used; None for all.
+        devices: of the models by name, one process each, instead of the two above.
         progress: called with the photos done, and all photos.
 
     Returns:
@@ -62,10 +72,14 @@ def prepare_photos(
     out = Path(out).expanduser().absolute()
     if out == Path(photos).expanduser().absolute():
         raise UserError(f"{out}: photos and shards need folders of their own")
+    _check_folder(out)
     found, duplicates = find_photos(photos)
+    if pages:
+        write_pages(out / PAGES, pages)
+        found, duplicates = add_photos(found, duplicates, find_photos(out / PAGES)[0])
     shards = list(cut_shards(found, shard_photos, shard_mb * 1e6))
     plan = {**asdict(settings), "shard_photos": shard_photos, "shard_mb": float(shard_mb),
-            "photos": fingerprint(found)}
+            "pages": pages, "photos": fingerprint(found)}
     records = _begin(out, plan)
     todo = [shard for shard in shards if shard.name not in records]
     done = len(found) - sum(len(shard.photos) for shard in todo)
@@ -77,9 +91,10 @@ def prepare_photos(
 
     advance(0)
     if todo and ray is not None:
-        results = run_ray(todo, out, settings, device, ray, advance)
+        results = run_ray(todo, out, settings, device, gpus, ray, advance)
     else:
-        results = run_local(todo, out, settings, device, workers or _cores(), advance)
+        chosen = model_devices(settings, device, gpus) if devices is None else devices
+        results = run_local(todo, out, settings, chosen, workers or _cores(), advance)
     for record in results if todo else ():
         _write(out / PROGRESS / f"{record.name}.json", json.dumps(asdict(record)))
         records[record.name] = record
@@ -100,6 +115,26 @@ def _check(settings: Settings) -> None:
             raise MissingPackage(error, "train") from error
 
 
+def model_devices(settings: Settings, device: str, gpus: int | None) -> list[str]:
+    """The devices of this machine that models run on, each by a process of its own; none: the CPU workers run them.
+
+    Raises:
+        UserError: there are fewer GPUs than asked for.
+    """
+    if not settings.needs_models or device == "cpu":
+        if gpus:
+            raise UserError("--gpus: nothing runs on a GPU without --sam, --latents or --features, or on --device cpu")
+        return []
+    if device != "cuda":
+        return [device]
+    import torch
+
+    there = torch.cuda.device_count()
+    if gpus and gpus > there:
+        raise UserError(f"--gpus {gpus}: torch sees {there} here")
+    return [f"cuda:{number}" for number in range(gpus or there)]
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -107,16 +142,25 @@ def _cores() -> int:
 # ------------------------------------------------------------------------------------- begin, go on, finish
 
 
-def _begin(out: Path, plan: dict) -> dict[str, ShardRecord]:
-    """The finished shards of an earlier run with the same plan; what that run left unfinished is removed."""
+def _check_folder(out: Path) -> None:
     if out.is_file():
         raise UserError(f"{out}: is a file, not a folder")
-    folder = out / PROGRESS
-    finished = sorted(folder.glob("shard-*.json"))
-    if finished:  # before the first, settings are still free: a mistyped model shall not spoil the folder
-        _compare(out, json.loads((folder / SETTINGS).read_text()), plan)
-    elif out.exists() and any(path for path in out.iterdir() if path != folder and path.suffix != PART):
+    if not _finished(out) and out.exists() and any(path for path in out.iterdir()
+                                                   if path != out / PROGRESS and path.suffix != PART):
         raise UserError(f"{out}: holds other things; name an empty or a new folder")
+
+
+def _finished(out: Path) -> list[Path]:
+    """The records of finished shards."""
+    return sorted((out / PROGRESS).glob("shard-*.json"))
+
+
+def _begin(out: Path, plan: dict) -> dict[str, ShardRecord]:
+    """The finished shards of an earlier run with the same plan; what that run left unfinished is removed."""
+    folder = out / PROGRESS
+    finished = _finished(out)
+    if finished:  # before the first, settings are still free: a mistyped model shall not spoil the folder
+        _compare(out, {"pages": 0, **json.loads((folder / SETTINGS).read_text())}, plan)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / SETTINGS, json.dumps(plan))
     _remove_parts(out)
@@ -147,6 +191,7 @@ def _compare(out: Path, before: dict, now: dict) -> None:
 def _finish(out: Path, plan: dict, records: Sequence[ShardRecord], duplicates: Sequence[Skipped]) -> dict:
     """Writes the lists of what is there and what is not."""
     _remove_parts(out)  # of machines that died
+    shutil.rmtree(out / PAGES, ignore_errors=True)
     skipped = [*duplicates, *(photo for record in records for photo in record.skipped)]
     _write(out / SKIPPED, "".join(json.dumps(asdict(photo)) + "\n" for photo in skipped))
     manifest = {
@@ -157,8 +202,22 @@ def _finish(out: Path, plan: dict, records: Sequence[ShardRecord], duplicates: S
         "bytes": sum(record.bytes for record in records),
         "shards": [{name: value for name, value in asdict(record).items() if name != "skipped"} for record in records],
     }
+    _write_index(out, [record.name for record in records])
     _write(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return manifest
+
+
+def _write_index(out: Path, names: Sequence[str]) -> None:
+    """Of all shards; their parts are not needed any more then."""
+    parts = [index_part(out, name) for name in names]
+    if (out / INDEX).exists() and not any(part.exists() for part in parts):
+        return  # nothing was done since
+    for part, name in zip(parts, names, strict=True):
+        if not part.exists():
+            save_rows(part, scan_shard(out / name))
+    join_parts(parts, out / INDEX)
+    for part in parts:
+        part.unlink()
 
 
 def _remove_parts(out: Path) -> None:

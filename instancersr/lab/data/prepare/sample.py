@@ -1,11 +1,16 @@
-"""One photo -> the files of its sample. A pure function of the photo and the settings, on whatever machine."""
+"""Photos -> the files of their samples. A pure function of the photos and the settings, on whatever machine.
+
+In two steps, which other processes may do: `draft` reads, decodes and cuts, and needs a CPU; `Models.finish` makes
+masks, latents and features, and wants a GPU.
+"""
 
 from __future__ import annotations
 
-import io
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,11 +22,15 @@ from torch import Tensor
 from instancersr.instances.annotations import annotation_of_mask, check_annotations, decode_rle
 from instancersr.instances.codes import colorize, scale_target
 
-from ..dataset import TOKEN, DataError, compact_ids
-from .photos import Extent, Photo, Skipped
+from ..dataset import TOKEN
+from ..pictures import decode_photo, encode_ids, encode_photo, ids_of_annotations
+from ..sources import DataError, Extent, Photo, Skipped
 
-WEBP_QUALITY = 95
-"""Of photos that are cropped; others keep their bytes."""
+CHUNK = 16
+"""Photos that are worked on together: what batches of the models are made of, so that these depend on the plan alone,
+not on which process was free."""
+GPU_BATCH = 8
+"""Pictures that a model gets at once on a GPU; elsewhere they come singly."""
 
 
 @dataclass(frozen=True)
@@ -52,35 +61,109 @@ class Sample:
 
     @property
     def has_masks(self) -> bool:
+        """Whether instances are known."""
         return any(suffix == "json" for suffix, _ in self.files)
 
 
-def make_sample(photo: Photo, settings: Settings, device: str) -> Sample | Skipped:
-    """The sample of one photo, or why there is none.
+@dataclass(frozen=True)
+class Draft:
+    """A sample that waits for the models.
 
-    Files of a sample: the photo; `json`, its masks as SA-1B has them; `safetensors`, if latents or features are asked
-    for, float16: `latent` (C, S/8, S/8), scaled, and `map_latent`, that of the coloured instance map, with
-    `latent_std` and `map_latent_std` if the autoencoder draws its latents (draw `latent + latent_std * noise`);
-    `teacher` (N, T) on the grid of tokens. All of them are of the photo as it decodes from the sample.
+    rgb: (H, W, 3) uint8, as the photo decodes from the sample; None where no model wants it. ids: (H, W) uint16, and
+    colors: (K + 1, 3) float32 of each id; None where no masks are known yet.
+    """
+
+    photo: Photo
+    sample: Sample
+    rgb: np.ndarray | None = None
+    ids: np.ndarray | None = None
+    colors: np.ndarray | None = None
+
+
+def make_samples(photos: Sequence[Photo], settings: Settings, device: str) -> list[Sample | Skipped]:
+    """Both steps for a chunk of photos: each one's sample, or why there is none.
+
+    Files of a sample: the photo; `json`, its masks as SA-1B has them, and `ids`, a PNG with the instance of each pixel;
+    `safetensors`, if latents or features are asked for, float16: `latent` (C, S/8, S/8), scaled, and `map_latent`, that
+    of the coloured instance map, with `latent_std` and `map_latent_std` if the autoencoder draws its latents (draw
+    `latent + latent_std * noise`); `teacher` (N, T) on the grid of tokens. All of them are of the photo as it decodes
+    from the sample.
 
     Pixels are taken as they are stored, as training takes them: an EXIF orientation is not applied.
     """
-    try:
-        return _maker(settings, device).make(photo)
-    except DataError as error:
-        return Skipped(photo.picture.name, str(error))
+    return finish_drafts(make_drafts(photos, settings), settings, device)
+
+
+def make_drafts(photos: Sequence[Photo], settings: Settings) -> list[Draft | Skipped]:
+    """The first step for a chunk of photos."""
+    drafts: list[Draft | Skipped] = []
+    for photo in photos:
+        try:
+            drafts.append(draft(photo, settings))
+        except DataError as error:
+            drafts.append(Skipped(photo.picture.name, str(error)))
+    return drafts
+
+
+def finish_drafts(drafts: Sequence[Draft | Skipped], settings: Settings, device: str) -> list[Sample | Skipped]:
+    """The second step for a chunk of photos."""
+    ready = [d for d in drafts if isinstance(d, Draft)]
+    samples = iter(_models(settings, device).finish(ready) if settings.needs_models else [d.sample for d in ready])
+    return [next(samples) if isinstance(d, Draft) else d for d in drafts]
+
+
+def draft(photo: Photo, settings: Settings) -> Draft:
+    """Reads, decodes, checks and cuts. Raises DataError: the photo or its masks cannot be used."""
+    encoded, suffix = _read(photo.picture), photo.suffix
+    masks = _read(photo.masks) if photo.masks else None
+    rgb = decode_photo(encoded)
+    annotations = None if masks is None else _parse(masks, rgb.shape[:2])
+    if settings.size is not None:
+        if annotations is not None:
+            annotations = crop_annotations(annotations, settings.size)
+            annotations["image"]["file_name"] = f"{photo.key}.jpg"
+            masks = _to_json(annotations)
+        encoded, suffix = encode_photo(crop_photo(rgb, settings.size)), "jpg"
+        rgb = decode_photo(encoded) if settings.needs_models else rgb
+    begun = Draft(photo, Sample(photo.key, ((suffix, encoded),)), rgb if settings.needs_models else None)
+    if annotations is None:
+        return begun
+    size = (annotations["image"]["height"], annotations["image"]["width"])
+    return _with_masks(begun, annotations, masks or b"", size, bool(settings.latents))
+
+
+def _with_masks(draft: Draft, annotations: dict, encoded: bytes, size: tuple[int, int], colored: bool) -> Draft:
+    """With its masks, their JSON and their instance map. colored: whether the map's colours are needed."""
+    ids = ids_of_annotations(annotations, size)
+    files = (*draft.sample.files, ("json", encoded), ("ids", encode_ids(ids)))
+    colors = _color_table(draft.photo.key, ids) if colored else None
+    return replace(draft, sample=replace(draft.sample, files=files), ids=ids, colors=colors)
+
+
+def _color_table(key: str, ids: np.ndarray) -> np.ndarray:
+    """(K + 1, 3) float32: what `colorize` gives to each id."""
+    targets = {i: scale_target(key, i) for i in range(1, int(ids.max()) + 1)}
+    table = np.zeros((len(targets) + 1, 3), np.float32)
+    table[ids.ravel()] = colorize(ids.astype(np.int32), targets).reshape(-1, 3)
+    return table
 
 
 @lru_cache(maxsize=1)
-def _maker(settings: Settings, device: str) -> _SampleMaker:
+def _models(settings: Settings, device: str) -> Models:
     """Models are loaded once a process, and one thread a process keeps their output the same for any `--workers`."""
     torch.set_num_threads(1)
-    return _SampleMaker(settings, device)
+    return Models(settings, device)
 
 
-class _SampleMaker:
+class Models:
+    """SAM, the autoencoder and the teacher of the settings, on one device.
+
+    Raises:
+        UserError: one of them is not to be had.
+    """
+
     def __init__(self, settings: Settings, device: str):
-        self.size, self.device = settings.size, device
+        self.device = device
         self.sam: Any = None
         self.autoencoder: Any = None
         self.teacher: Any = None
@@ -97,53 +180,50 @@ class _SampleMaker:
 
             self.teacher = Dinov2Teacher(settings.features).to(device)
 
-    def make(self, photo: Photo) -> Sample:
-        """Raises DataError: the photo or its masks cannot be used."""
-        encoded, suffix = _read(photo.picture), photo.suffix
-        masks = _read(photo.masks) if photo.masks else None
-        rgb = _decode(encoded)
-        annotations = None if masks is None else _parse(masks, rgb.shape[:2])
-        if self.size is not None:
-            if annotations is not None:
-                annotations = crop_annotations(annotations, self.size)
-                annotations["image"]["file_name"] = f"{photo.key}.webp"
-                masks = _to_json(annotations)
-            encoded, suffix = _encode(crop_photo(rgb, self.size)), "webp"
-            rgb = _decode(encoded)
-        if annotations is None and self.sam is not None:
-            annotations = {"image": {"image_id": photo.number, "width": rgb.shape[1], "height": rgb.shape[0],
-                                     "file_name": f"{photo.key}.{suffix}"}, "annotations": self.sam(rgb)}
-            masks = _to_json(annotations)
-        files = [(suffix, encoded)]
-        if masks is not None:
-            files.append(("json", masks))
-        if self.autoencoder is not None or self.teacher is not None:
-            tensors = self._tensors(rgb, annotations, photo.key)
-            half = {name: tensor.half().cpu().contiguous() for name, tensor in tensors.items()}
-            files.append(("safetensors", save(half)))
-        return Sample(photo.key, tuple(files))
+    def finish(self, drafts: Sequence[Draft]) -> list[Sample]:
+        """The drafts' samples, with what the models add."""
+        if self.sam is not None:
+            drafts = [draft if draft.ids is not None else self._segmented(draft) for draft in drafts]
+        if self.autoencoder is None and self.teacher is None:
+            return [draft.sample for draft in drafts]
+        samples = []
+        waiting = iter(drafts)
+        while batch := list(islice(waiting, 1 if self.device == "cpu" else GPU_BATCH)):
+            tensors = {name: values.half().cpu() for name, values in self._tensors(batch).items()}
+            for number, draft in enumerate(batch):
+                own = save({name: values[number].contiguous() for name, values in tensors.items()})
+                samples.append(replace(draft.sample, files=(*draft.sample.files, ("safetensors", own))))
+        return samples
+
+    def _segmented(self, draft: Draft) -> Draft:
+        assert draft.rgb is not None  # there are models
+        (suffix, _), size = draft.sample.files[0], draft.rgb.shape[:2]
+        image = {"image_id": draft.photo.number, "width": size[1], "height": size[0],
+                 "file_name": f"{draft.photo.key}.{suffix}"}
+        annotations = {"image": image, "annotations": self.sam(draft.rgb)}
+        return _with_masks(draft, annotations, _to_json(annotations), size, self.autoencoder is not None)
 
     @torch.no_grad()
-    def _tensors(self, rgb: np.ndarray, annotations: dict | None, key: str) -> dict[str, Tensor]:
-        hr = self._batch(rgb.astype(np.float32) / 255)
+    def _tensors(self, drafts: Sequence[Draft]) -> dict[str, Tensor]:
+        """Of photos of one size: (B, ...) each."""
+        hr = self._batch([np.asarray(draft.rgb, np.float32) / 255 for draft in drafts])
         tensors = {}
         if self.autoencoder is not None:
             from ...method.diffusion import encode_moments
 
-            ids = compact_ids(annotations, rgb.shape[:2], key).astype(np.int32)
-            targets = {int(i): scale_target(key, int(i)) for i in np.unique(ids) if i > 0}
-            for name, pictures in (("latent", hr), ("map_latent", self._batch(colorize(ids, targets)))):
-                mean, deviation = encode_moments(self.autoencoder, pictures)
-                tensors[name] = mean[0]
+            black = np.zeros(hr.shape[2:] + (3,), np.float32)
+            maps = [black if d.colors is None or d.ids is None else d.colors[d.ids] for d in drafts]
+            for name, pictures in (("latent", hr), ("map_latent", self._batch(maps))):
+                tensors[name], deviation = encode_moments(self.autoencoder, pictures)
                 if deviation is not None:
-                    tensors[f"{name}_std"] = deviation[0]
+                    tensors[f"{name}_std"] = deviation
         if self.teacher is not None:
-            tensors["teacher"] = self.teacher(hr, (rgb.shape[0] // TOKEN, rgb.shape[1] // TOKEN))[0]
+            tensors["teacher"] = self.teacher(hr, (hr.shape[2] // TOKEN, hr.shape[3] // TOKEN))
         return tensors
 
-    def _batch(self, picture: np.ndarray) -> Tensor:
-        """(H, W, 3) float32 -> (1, 3, H, W) on the device."""
-        return torch.from_numpy(picture).permute(2, 0, 1)[None].contiguous().to(self.device)
+    def _batch(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        """(H, W, 3) float32 each -> (B, 3, H, W) on the device."""
+        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous().to(self.device)
 
 
 # ------------------------------------------------------------------------------------------------ the crop
@@ -196,23 +276,6 @@ def _read(extent: Extent) -> bytes:
         return extent.read()
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror or error})") from error
-
-
-def _decode(encoded: bytes) -> np.ndarray:
-    """-> (H, W, 3) uint8."""
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            return np.asarray(image.convert("RGB"))
-    except Image.UnidentifiedImageError:  # its message has an address in it, another one in every run
-        raise DataError("cannot be decoded (not a picture)") from None
-    except Exception as error:  # every codec has its own exceptions for damaged data
-        raise DataError(f"cannot be decoded ({(str(error).splitlines() or [type(error).__name__])[0]})") from error
-
-
-def _encode(rgb: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, format="WEBP", quality=WEBP_QUALITY)
-    return buffer.getvalue()
 
 
 def _parse(encoded: bytes, photo_size: tuple[int, int]) -> dict:

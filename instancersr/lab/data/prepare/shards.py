@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from .photos import Skipped
+from ..index import save_rows, scan_shard
+from ..sources import Skipped
 from .sample import Sample
 
+PROGRESS = ".progress"
+"""Folder of what the next start, and the end, need to know of finished shards."""
 PART = ".part"
 """Suffix of the hidden, unfinished tars."""
 
@@ -43,8 +46,13 @@ class _HashedFile:
         return self.file.write(data)
 
 
+def index_part(out: Path, name: str) -> Path:
+    """Where the rows of a shard wait for those of the others."""
+    return out / PROGRESS / f"{name}.npy"
+
+
 def write_shard(name: str, out: Path, samples: Iterable[Sample | Skipped]) -> ShardRecord:
-    """Writes `out/name`, completely or not at all; a shard of that name is replaced.
+    """Writes `out/name` and its part of the index, completely or not at all; a shard of that name is replaced.
 
     Raises OSError where it cannot be written, and what `samples` raises.
     """
@@ -63,6 +71,7 @@ def write_shard(name: str, out: Path, samples: Iterable[Sample | Skipped]) -> Sh
                     with_masks += sample.has_masks
             raw.flush()
             os.fsync(raw.fileno())
+        save_rows(index_part(out, name), scan_shard(part))
         os.replace(part, out / name)
     finally:
         part.unlink(missing_ok=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from instancersr.lab.data.dataset import DataError
 from instancersr.lab.data.prepare.photos import cut_shards, find_photos, fingerprint
+from instancersr.lab.data.sources import DataError
 
 
 @pytest.fixture

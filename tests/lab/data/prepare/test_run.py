@@ -17,9 +17,10 @@ from skimage import data
 
 from instancersr.errors import UserError
 from instancersr.instances.annotations import id_map_from_annotations
-from instancersr.lab.data.dataset import build_cache, find_sources
+from instancersr.lab.data.cache import build_cache
 from instancersr.lab.data.prepare.run import prepare_photos
 from instancersr.lab.data.prepare.sample import Settings
+from instancersr.lab.data.sources import find_sources
 
 ROOT = Path(__file__).parents[4]
 
@@ -47,7 +48,7 @@ def test_webdataset_reads_every_sample_once(shards):
     samples = list(webdataset.WebDataset(names, shardshuffle=False).decode("rgb8"))
     keys = [f"photo{number}" for number in (0, 1, 10, 2, 3, 4)]
     assert Counter(s["__key__"] for s in samples) == Counter([*keys, "trip_cat"])
-    assert all(s["webp"].shape == (128, 128, 3) for s in samples)
+    assert all(s["jpg"].shape == (128, 128, 3) for s in samples)
     assert {s["__key__"] for s in samples if "json" not in s} == {"trip_cat"}
     ids = id_map_from_annotations(samples[0]["json"])
     assert ids.shape == (128, 128) and ids[40, 60] == 1 and ids[96, 40] == 2

@@ -13,8 +13,10 @@ from skimage import data
 
 from instancersr.instances.annotations import annotations_from_id_map
 from instancersr.instances.codes import colorize, scale_target
-from instancersr.lab.data.prepare.photos import Skipped, find_photos
-from instancersr.lab.data.prepare.sample import Settings, make_sample
+from instancersr.lab.data.pictures import decode_ids
+from instancersr.lab.data.prepare.photos import find_photos
+from instancersr.lab.data.prepare.sample import Settings, make_samples
+from instancersr.lab.data.sources import Skipped
 from instancersr.lab.method.models.teachers import SamMasks
 
 
@@ -36,26 +38,36 @@ def photo(tmp_path):
     return masks, find_photos(tmp_path)[0][0]
 
 
+def make_sample(photo, settings):
+    (made,) = make_samples([photo], settings, "cpu")
+    return made
+
+
 def files(photo, **settings):
-    sample = make_sample(photo, Settings(**settings), "cpu")
+    sample = make_sample(photo, Settings(**settings))
     assert not isinstance(sample, Skipped), sample
     return dict(sample.files)
 
 
 def test_without_a_size_files_keep_their_bytes(photo):
     made = files(photo[1])
+    ids = decode_ids(made.pop("ids"))
     assert made == {"jpg": photo[1].picture.read(), "json": photo[1].masks.read()}
+    expected = np.zeros((200, 300))
+    for number in np.argsort([-int(mask.sum()) for mask in photo[0]]):
+        expected[photo[0][number] > 0] = number + 1
+    assert np.array_equal(ids, expected)
 
 
 def test_photo_and_masks_are_cut_and_shrunk_alike(photo):
     masks, photo = photo
     made = files(photo, size=64)
-    with Image.open(io.BytesIO(made["webp"])) as image, Image.open(io.BytesIO(photo.picture.read())) as whole:
+    with Image.open(io.BytesIO(made["jpg"])) as image, Image.open(io.BytesIO(photo.picture.read())) as whole:
         expected = whole.crop((50, 0, 250, 200)).resize((64, 64), Image.Resampling.BICUBIC)
         error = np.abs(np.asarray(image, float) - np.asarray(expected, float)).mean()
-        assert image.size == (64, 64) and error < 3  # WebP's own loss
+        assert image.size == (64, 64) and error < 3  # JPEG's own loss
     sa1b = json.loads(made["json"])
-    assert sa1b["image"] == {"image_id": 7, "width": 64, "height": 64, "file_name": "flight.webp"}
+    assert sa1b["image"] == {"image_id": 7, "width": 64, "height": 64, "file_name": "flight.jpg"}
     assert [note["id"] for note in sa1b["annotations"]] == [11, 22]  # the third lies outside
     for note, mask in zip(sa1b["annotations"], masks, strict=False):
         expected = np.asarray(Image.fromarray(mask[:, 50:250]).resize((64, 64), Image.Resampling.NEAREST))
@@ -83,7 +95,7 @@ def test_features_are_the_teachers_of_the_stored_photo(photo, dinov2):
 
     made = files(photo[1], size=64, features=str(dinov2))
     features = load(made["safetensors"])["teacher"]
-    expected = Dinov2Teacher(dinov2)(decoded(made["webp"]), (4, 4))[0]
+    expected = Dinov2Teacher(dinov2)(decoded(made["jpg"]), (4, 4))[0]
     assert features.dtype == torch.float16 and features.shape == (16, 24)
     assert torch.allclose(features.float(), expected, atol=2e-3)
 
@@ -104,7 +116,7 @@ def test_latents_are_the_autoencoders_of_the_stored_photo_and_its_map(photo, tmp
     made = files(photo[1], size=64, latents=str(tmp_path / "kl"))
     tensors = load(made["safetensors"])
     assert set(tensors) == {"latent", "latent_std", "map_latent", "map_latent_std"}
-    for prefix, picture in (("", decoded(made["webp"])), ("map_", instance_map(made["json"], "flight"))):
+    for prefix, picture in (("", decoded(made["jpg"])), ("map_", instance_map(made["json"], "flight"))):
         with torch.no_grad():
             posterior = drawn.encode(picture * 2 - 1).latent_dist
         mean, deviation = (posterior.mean[0] - 0.25) * 0.5, posterior.std[0] * 0.5
@@ -113,8 +125,8 @@ def test_latents_are_the_autoencoders_of_the_stored_photo_and_its_map(photo, tmp
         assert torch.allclose(tensors[f"{prefix}latent_std"].float(), deviation, atol=2e-3)
 
 
-def decoded(webp: bytes) -> torch.Tensor:
-    with Image.open(io.BytesIO(webp)) as image:
+def decoded(encoded: bytes) -> torch.Tensor:
+    with Image.open(io.BytesIO(encoded)) as image:
         return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None] / 255
 
 
@@ -140,19 +152,19 @@ def instance_map(sa1b: bytes, key: str) -> torch.Tensor:
 def test_bad_photos_are_named_with_their_reason(photo, tmp_path, name, content, reason, size):
     path = tmp_path / ("flight.jpg" if name == "photo" else "flight.json")
     path.write_bytes(path.read_bytes()[:2000] if content is None else content)
-    made = make_sample(find_photos(tmp_path)[0][0], Settings(size), "cpu")
+    made = make_sample(find_photos(tmp_path)[0][0], Settings(size))
     assert isinstance(made, Skipped)
     assert made.photo.endswith("flight.jpg") and reason in made.reason and "\n" not in made.reason
 
 
 def test_a_photo_below_the_size_is_left_out(photo):
-    made = make_sample(photo[1], Settings(256), "cpu")
+    made = make_sample(photo[1], Settings(256))
     assert made == Skipped(photo[1].picture.name, "300x200 pixels; 256 a side are asked for")
 
 
 def test_a_photo_that_vanished_is_left_out(photo, tmp_path):
     (tmp_path / "flight.jpg").unlink()
-    assert "cannot be read" in make_sample(photo[1], Settings(), "cpu").reason
+    assert "cannot be read" in make_sample(photo[1], Settings()).reason
 
 
 def test_sam_makes_the_masks_that_no_json_gives(photo, small_sam, tmp_path):
@@ -162,6 +174,6 @@ def test_sam_makes_the_masks_that_no_json_gives(photo, small_sam, tmp_path):
     (tmp_path / "flight.json").unlink()
     made = files(find_photos(tmp_path)[0][0], size=64, sam=str(small_sam))
     sa1b = json.loads(made["json"])
-    assert sa1b["image"] == {"image_id": 0, "width": 64, "height": 64, "file_name": "flight.webp"}
-    stored = (decoded(made["webp"])[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    assert sa1b["image"] == {"image_id": 0, "width": 64, "height": 64, "file_name": "flight.jpg"}
+    stored = (decoded(made["jpg"])[0].permute(1, 2, 0) * 255).round().byte().numpy()
     assert sa1b["annotations"] == SamMasks(small_sam)(stored)

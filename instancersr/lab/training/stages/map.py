@@ -1,23 +1,22 @@
-"""The map decoder's training: pairs of regions from degraded photos, and the perceptron fitted to them at once."""
+"""Stage 9, the map decoder: pairs of regions from degraded photos, and the perceptron fitted to them at once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from instancersr.instances.overlap import mean_iou
-from instancersr.instances.regions import CELL, describe, segment
+from instancersr.instances.regions import CELL, describe
 
-from ..method.diffusion import Denoiser, decode, encode, sample, split
-from ..method.models import MapDecoder
-from ..method.models.restoration import enlarge
-from .config import ConfigError, MapConfig
-from .randomness import Draws
+from ...method.diffusion import Denoiser, decode, encode, sample, split
+from ...method.models import MapDecoder
+from ...method.models.restoration import enlarge
+from ..config import ConfigError, MapConfig
+from ..randomness import Draws
+from .objective import Batch, Objective
 
 PAIRS = 4096
 """Pairs of regions drawn from a crop."""
@@ -26,7 +25,7 @@ AREA_POWER = 0.75
 FIT_BATCH = 2048
 
 
-class MapObjective:
+class MapObjective(Objective):
     """Binary cross-entropy on whether two regions are of one instance.
 
     The networks that make the regions are not trained, and the perceptron is small: so all pairs are collected first
@@ -34,10 +33,10 @@ class MapObjective:
     """
 
     needs_masks = True
-    skips_parameters = False
+    needs_colors = True
 
     def __init__(self, config: MapConfig):
-        from ..pipeline import InstanceRSRPipeline
+        from ...pipeline import InstanceRSRPipeline
 
         self.config = config
         try:
@@ -46,10 +45,10 @@ class MapObjective:
             raise ConfigError(f"pipeline: {error}") from error
         self.model = MapDecoder(width=config.width).requires_grad_(False)
 
-    def fit(self, batches: Iterable[dict[str, Tensor]]) -> None:
-        """Collects pairs from the batches and fits the model to them."""
+    def begin(self, batches: Callable[[int], Iterator[Batch]], device: torch.device) -> None:
+        """Collects pairs from the run's images and fits the model to them."""
         pairs = []
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(batches(self.config.images)):
             first = number * len(batch["lr"])
             pairs.append(self._pairs(batch, Draws(self.config.seed, range(first, first + len(batch["lr"])))))
         self._minimise(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
@@ -71,7 +70,7 @@ class MapObjective:
             schedule.step()
         self.model.requires_grad_(False)
 
-    def _pairs(self, batch: dict[str, Tensor], draws: Draws) -> tuple[Tensor, Tensor]:
+    def _pairs(self, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor]:
         """Features (P, F) of pairs of the batch's regions, and (P,) 1 where they are of one instance."""
         drawn = [_draw_pairs(*describe(photo, instance_map), ids, generator) for photo, instance_map, ids, generator
                  in zip(*self._pictures(batch, draws), batch["ids"].numpy(), draws.images, strict=True)]
@@ -79,7 +78,7 @@ class MapObjective:
         return torch.cat(features), torch.cat(same)
 
     @torch.no_grad()
-    def _pictures(self, batch: dict[str, Tensor], draws: Draws) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def _pictures(self, batch: Batch, draws: Draws) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Restored photos and predicted instance maps, (H, W, 3) in [0, 1] each."""
         pipeline, lr = self.pipeline, batch["lr"]
         restored = enlarge(lr) if pipeline.restoration is None else pipeline.restoration(lr)
@@ -90,27 +89,6 @@ class MapObjective:
         instance_maps = decode(pipeline.autoencoder, split(z)[1])
         photos, maps = ([p.clamp(0, 1).permute(1, 2, 0).numpy() for p in stack] for stack in (restored, instance_maps))
         return photos, maps
-
-    def counts(self, batch):
-        return {}
-
-    def terms(self, model, batch, draws, progress):
-        return {"pairs": pair_loss(model, *self._pairs(batch, draws))}
-
-    def validate(self, model, batch, draws):
-        def odds(features: np.ndarray) -> np.ndarray:
-            with torch.no_grad():
-                return model(torch.from_numpy(features).to(model.mean)).cpu().numpy()
-
-        scores = [mean_iou(ids, segment(photo, instance_map, odds)) for photo, instance_map, ids
-                  in zip(*self._pictures(batch, draws), batch["ids"].numpy(), strict=True)]
-        return {"mean_iou": torch.tensor(np.nanmean(scores))}
-
-    def pictures(self, model, batch, draws):
-        return [enlarge(batch["lr"]), batch["hr"], batch["instance_map"]]
-
-    def export(self, model: Any, folder):
-        model.save_pretrained(folder)
 
 
 def pair_loss(model: MapDecoder, features: Tensor, same: Tensor) -> Tensor:

@@ -1,0 +1,90 @@
+"""What a configuration's `data` section says, opened: photos, and crops of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator
+
+import cv2
+import torch
+from torch.utils.data import DataLoader
+
+from ..data.cache import CachedPhotos, PhotoCache, WholePhotos, build_cache
+from ..data.dataset import BatchNumbers, CropDataset, PhotoSource, collate
+from ..data.index import ShardIndex, open_index, shard_sources
+from ..data.sources import find_sources
+from ..data.stream import ShardPhotos
+from .config import DataConfig, MapConfig, TrainConfig
+
+Photos = PhotoCache | ShardIndex
+
+PREFETCH = 4
+"""Batches that wait for each worker."""
+
+
+def open_photos(data: DataConfig) -> Photos:
+    """The index of the shards, or the cache of decoded photos, made if need be.
+
+    To be called before the process group is joined: its timeout would not keep an index of millions of photos, which
+    all processes of a node build together.
+
+    Raises:
+        DataError: there are no photos that can be used.
+    """
+    if data.stream:
+        place = (int(os.environ.get(name, default)) for name, default in (("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1)))
+        return open_index(shard_sources(data.photos), data.cache, *place)
+    return build_cache(find_sources(data.photos), data.cache, data.crop)
+
+
+def crops(config: TrainConfig, photos: Photos, held_out: bool, masks: bool, seed: int | None = None,
+          colored: bool = True) -> CropDataset:
+    """The run's crops.
+
+    Args:
+        held_out: of the validation photos instead of the training ones.
+        masks: whether to give the instance maps.
+        seed: of everything random; None for the run's.
+        colored: see `CropDataset`.
+
+    Raises:
+        DataError: no photo is left.
+    """
+    data, seed = config.data, config.seed if seed is None else seed
+    return CropDataset(_source(config, photos, held_out, seed), data.crop, data.presets, seed, masks,
+                       data.downscale_prob, data.max_offset, data.lightness, data.downscale_max, data.truth_blur,
+                       data.truth_sharpen, data.twin_prob, data.gray_prob, colored)
+
+
+def _source(config: TrainConfig, photos: Photos, held_out: bool, seed: int) -> PhotoSource:
+    data = config.data
+    if isinstance(photos, ShardIndex):
+        return ShardPhotos(photos, held_out, data.crop, seed, data.stored)
+    if isinstance(config, MapConfig) and config.whole:
+        return WholePhotos(photos, held_out, data.crop, data.keys, config.whole)
+    return CachedPhotos(photos, held_out, data.crop, data.keys)
+
+
+def batches(dataset: CropDataset, numbers: BatchNumbers, workers: int, device: torch.device) -> Iterator[dict]:
+    """The batches of these images, made by so many processes ahead of time."""
+    return iter(DataLoader(
+        dataset, batch_sampler=numbers, collate_fn=collate, num_workers=workers, worker_init_fn=_prepare_worker,
+        pin_memory=device.type == "cuda", persistent_workers=workers > 0,
+        prefetch_factor=PREFETCH if workers else None, multiprocessing_context=start_method() if workers else None))
+
+
+def start_method() -> str:
+    """How worker processes begin: as a copy of this one where that is safe, which is on Linux."""
+    can_fork = sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()
+    return "fork" if can_fork else "spawn"
+
+
+def _prepare_worker(_number: int) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    # Ctrl-C and many schedulers signal the whole process group; workers must live until the last step is saved.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
