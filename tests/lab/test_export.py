@@ -105,8 +105,9 @@ def test_what_cannot_be_exported_is_one_line(tiny_model, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
     (tmp_path / "old" / "checkpoint-0000000004").mkdir(parents=True)
-    (tmp_path / "old" / "checkpoint-0000000004" / "state.json").write_text('{"config": {"task": "map", "colour": 1}}')
-    for source, output, message in (("run", "out", "has no checkpoint yet"), ("old", "out", "is of another version"),
+    (tmp_path / "old" / "checkpoint-0000000004" / "state.json").write_text("{}")  # as before checkpoints were models
+    for source, output, message in (("run", "out", "no checkpoint with a model yet"),
+                                    ("old/checkpoint-0000000004", "out", "has no model"),
                                     (tiny_model, "run", "exists already"), ("nothing", "out", "nothing")):
         result = export(tmp_path / source, tmp_path / output)
         assert result.exit_code in (1, 2) and message in result.stderr and len(result.stderr.splitlines()) == 1
