@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from instancersr.color import COLOR_FIXES, match_color
+from instancersr.constraints import apply_constraints
 from instancersr.edits import (
     Edit,
     Kept,
@@ -38,6 +39,7 @@ from instancersr.edits import (
     soft_mask,
     within,
 )
+from instancersr.images.pixels import to_photo
 from instancersr.images.reading import read_image
 from instancersr.instances.codes import decode_id_map
 from instancersr.instances.regions import segment
@@ -53,7 +55,7 @@ Picture = Image.Image | np.ndarray | str | os.PathLike
 BUILTIN = Path(__file__).parent.parent / "weights"
 NATIVE_SCALE = 4
 SMALLEST = 16
-"""Least side of an input, in pixels."""
+"""Least side of what is computed, in pixels; smaller pictures are padded."""
 TILE, SMALLEST_TILE = 128, 32
 """Side of a tile in LR pixels, and how small it may become when memory runs out."""
 OVERLAP = 16
@@ -129,7 +131,7 @@ class InstanceRSRPipeline(DiffusionPipeline):
         """Upscales one picture.
 
         Args:
-            image: PIL picture, (H, W, 3) uint8 array or path; at least 16x16.
+            image: PIL picture, (H, W, 3) uint8 array or path. What is transparent counts as the colour beside it.
             scale: enlargement. 4 is the model's own; less is shrunk from it, more is done in two passes.
             num_inference_steps: DDIM steps; None for the model's default.
             generator: source of the noise; None for seed 0, so that the same input gives the same output.
@@ -217,7 +219,7 @@ class InstanceRSRPipeline(DiffusionPipeline):
             picture = mix_strengths(second.pictures, second.settings, strengths)
             box = np.s_[: second.size[0] * NATIVE_SCALE, : second.size[1] * NATIVE_SCALE]
             picture, ids = _resized(picture[box], second.ids[box], [round(side * kept.scale) for side in kept.size])
-        return picture, ids
+        return apply_constraints(picture, kept.lr[: kept.size[0], : kept.size[1]]), ids
 
     # ------------------------------------------------------------------------------------------ tiles
 
@@ -469,7 +471,7 @@ def _load_part(folder: Path, library: str | None, kind: str | None, dtype: torch
 def _to_array(image: Picture) -> np.ndarray:
     if isinstance(image, (str, os.PathLike)):
         return read_image(image).rgb
-    array = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image
+    array = to_photo(image).rgb if isinstance(image, Image.Image) else image
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise ValueError(f"image: expected (H, W, 3) uint8, not {array.shape} {array.dtype}")
     return array
@@ -477,8 +479,8 @@ def _to_array(image: Picture) -> np.ndarray:
 
 def _check_call(lr: np.ndarray, scale: float, steps: int, start_from: str, fidelity: float, color_fix: str,
                 tile: int | None, tile_batch: int, strength: float, overlap: int) -> None:
-    if min(lr.shape[:2]) < SMALLEST:
-        raise ValueError(f"image: {lr.shape[1]}x{lr.shape[0]} is too small, at least {SMALLEST}x{SMALLEST} is needed")
+    if not lr.size:
+        raise ValueError("image: it has no pixels")
     if not 1 <= scale <= NATIVE_SCALE**2:
         raise ValueError(f"scale must be 1 to {NATIVE_SCALE**2}, not {scale}")
     if steps < 1:
@@ -500,8 +502,8 @@ def _check_call(lr: np.ndarray, scale: float, steps: int, start_from: str, fidel
 
 
 def _padded(lr: np.ndarray) -> np.ndarray:
-    """Mirrored at the bottom and right to whole tokens."""
-    below, right = (-side % LR_TOKEN for side in lr.shape[:2])
+    """Mirrored at the bottom and right to whole tokens, and to the least side."""
+    below, right = (max(SMALLEST, side + -side % LR_TOKEN) - side for side in lr.shape[:2])
     return np.pad(lr, ((0, below), (0, right), (0, 0)), mode="symmetric")
 
 

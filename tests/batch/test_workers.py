@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from instancersr.batch.jobs import ModelError, plan_jobs
+from instancersr.batch.jobs import ModelError
+from instancersr.batch.planning import plan_jobs
 from instancersr.batch.workers import Call, run_cluster, run_here, run_local
 from instancersr.errors import UserError
 
@@ -27,7 +28,7 @@ def folder(tmp_path) -> Path:
 
 
 def jobs(folder: Path, output: str) -> list:
-    return plan_jobs([folder], folder.parent / f"{folder.name}-{output}", "_x4", ".png", False)
+    return plan_jobs([folder], folder.parent / f"{folder.name}-{output}", "_x4", ".png", False).jobs
 
 
 def pixels(folder: Path, output: str) -> list[np.ndarray]:
