@@ -8,10 +8,12 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-FADE = (1.0, 3.0)
-"""Pixels of the photo from an area's end: where the exact enlargement begins to count, and where it alone counts."""
+FADE = (0.0, 1.0)
+"""Pixels of the photo from an area's end: where the area's own colour begins to count, and where it alone counts."""
 BLOCK_FADE = (4.0, 8.0)
 """The same in a photo whose flat areas end on a grid, as a JPEG's do: a block of 8 by itself is not flat."""
+CORE = 3.0
+"""An area counts as flat where it is so deep somewhere: 7x7 equal pixels. Smooth shades have smaller ones by chance."""
 GRID = 8
 GRID_SHARE = 0.5
 """Share of the areas' ends that lie on one of a grid's eight lines, above which there is a grid; chance gives 1/8."""
@@ -44,7 +46,7 @@ def keep_grey(picture: np.ndarray, photo: np.ndarray) -> np.ndarray:
 
 
 def keep_flat(picture: np.ndarray, photo: np.ndarray) -> np.ndarray:
-    """The result with the exact enlargement where the photo is flat, fading into the result towards an area's ends.
+    """The result with the photo's own colour where the photo is flat, fading into the result at an area's ends.
 
     Flat is a pixel that equals its eight neighbours exactly. Noise and texture have no such areas, and clipped lights
     and shadows that have them are flat in truth.
@@ -61,24 +63,32 @@ def keep_flat(picture: np.ndarray, photo: np.ndarray) -> np.ndarray:
         size = (width, rows.stop - rows.start)
         weight = np.asarray(shares.resize(size, Image.Resampling.BILINEAR, box))[..., None]
         if weight.any():
-            exact = np.asarray(enlarged.resize(size, Image.Resampling.BICUBIC, box)).astype(np.float32)
+            exact = np.asarray(enlarged.resize(size, Image.Resampling.NEAREST, box)).astype(np.float32)
             result[rows] = np.rint(exact * weight + result[rows] * (1 - weight))
     return result
 
 
 def flat_share(photo: np.ndarray) -> np.ndarray:
-    """How much of each pixel (h, w) float32 the exact enlargement is: 1 inside of flat areas, 0 outside of them."""
-    flat = np.ones(photo.shape[:2], bool)
-    for channel in np.moveaxis(photo, 2, 0):
-        flat &= ndimage.maximum_filter(channel, 3, mode="nearest") == ndimage.minimum_filter(channel, 3, mode="nearest")
-    if not flat.any():
-        return np.zeros(flat.shape, np.float32)
+    """How much of each pixel (h, w) float32 is its own colour: 1 inside of flat areas, 0 outside of them."""
+    flat = _equals_neighbours(photo)
     if flat.all():
         return np.ones(flat.shape, np.float32)
+    depth = ndimage.distance_transform_edt(flat) if flat.any() else np.zeros(flat.shape)
+    core = depth >= CORE
+    if not core.any():
+        return np.zeros(flat.shape, np.float32)
     begin, end = BLOCK_FADE if _ends_on_a_grid(flat) else FADE
-    depth = ndimage.distance_transform_edt(flat)
-    linear = np.clip((depth - begin) / (end - begin), 0, 1)
+    linear = np.clip((depth - begin) / (end - begin), 0, 1) * ndimage.binary_propagation(core, mask=flat)
     return (linear * linear * (3 - 2 * linear)).astype(np.float32)
+
+
+def _equals_neighbours(photo: np.ndarray) -> np.ndarray:
+    """Which pixels (h, w) equal the eight around them in all channels; the border repeats."""
+    padded = np.pad(photo, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    right = (padded[:, 1:] == padded[:, :-1]).all(2)
+    down = (padded[1:, 1:-1] == padded[:-1, 1:-1]).all(2)
+    three = right[:, 1:] & right[:, :-1]
+    return three[:-2] & three[1:-1] & three[2:] & down[1:] & down[:-1]
 
 
 def _ends_on_a_grid(flat: np.ndarray) -> bool:

@@ -58,7 +58,7 @@ def program() -> str:
 
 
 def read_metadata(image: Image.Image) -> tuple[Metadata, list[str]]:
-    """The metadata of an open picture, and a line for each part that is damaged or cannot stay true."""
+    """The metadata of an open picture, of a loaded one where it is a PNG, and a line for each part that is damaged or cannot stay true."""
     notes: list[str] = []
     info = image.info
     exif = _upright_exif(image)
@@ -80,11 +80,11 @@ def read_metadata(image: Image.Image) -> tuple[Metadata, list[str]]:
 
 
 def software(image: Image.Image) -> str | None:
-    """What wrote an open file, where it says so."""
+    """What wrote an open file, where it says so. No pixel is decoded."""
     if image.format in ("BMP", "DIB"):
         return PROGRAM if _bmp_mark(image) else None
-    named = getattr(image, "text", {}).get("Software") if image.format == "PNG" else None
-    if not named:
+    named = image.info.get("Software") if image.format == "PNG" else None
+    if not named and (image.format != "PNG" or "exif" in image.info):  # a PNG would be decoded to look for it
         try:
             named = image.getexif().get(ExifTags.Base.Software)
         except Exception:  # EXIF from the wild breaks parsers in many ways
@@ -209,7 +209,7 @@ def update(metadata: Metadata, width: int, height: int) -> Metadata:
     """The metadata of a result of this size: pixel sizes, orientation and resolution are true, thumbnails gone."""
     exif = Image.Exif()
     exif.load(metadata.exif or b"")
-    details = exif.get_ifd(ExifTags.IFD.Exif)
+    details = exif.get_ifd(ExifTags.IFD.Exif) if ExifTags.IFD.Exif in exif else {}
     if _EXIF_WIDTH in details or _EXIF_HEIGHT in details:
         details[_EXIF_WIDTH], details[_EXIF_HEIGHT] = width, height
     exif[ExifTags.Base.Software] = signature(metadata)

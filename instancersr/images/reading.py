@@ -115,11 +115,13 @@ def _read_frame(path: Path, image: Image.Image, number: int, max_pixels: int) ->
     if image.width * image.height > max_pixels:
         raise _too_large(path, f"{image.width}x{image.height}", max_pixels)
     deep = is_deep_color(image)
-    metadata, notes = read_metadata(image)
     duration = image.info.get("duration")
     format, dropped = image.format, _other_pictures(image)
-    image, missing = _decoded(path, image)
-    notes += missing
+    # a PNG may have texts behind its pixels; other files are closed once these are read
+    before = None if format == "PNG" else read_metadata(image)
+    pixels, missing = _decoded(path, image)
+    metadata, notes = before or read_metadata(image)
+    notes = notes + missing
     lower = None
     try:
         if deep:
@@ -129,7 +131,7 @@ def _read_frame(path: Path, image: Image.Image, number: int, max_pixels: int) ->
                 ask_for_lower_bytes(again)
                 again.load()
                 lower = _upright(again)
-        photo = to_photo(_upright(image), metadata, lower)
+        photo = to_photo(_upright(pixels), metadata, lower)
     except PixelError as error:
         raise ImageError(f"{path}: {error}") from error
     if dropped and not any("gain map" in note for note in notes):

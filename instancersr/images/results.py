@@ -56,5 +56,6 @@ def _frame(picture: np.ndarray, photo: Photo, format: str) -> Frame:
     alpha = None if photo.alpha is None else enlarge_alpha(photo.alpha, (width, height))
     if photo.deep is not None and format in WITH_16_BITS:
         deep = deepen(picture, photo.deep)
-        picture = np.rint(deep / np.float32(photo.stretch)).astype(np.uint16) if photo.stretch > 1 else deep
+        highest = 65_536 // photo.stretch - 1
+        picture = np.minimum(np.rint(deep / np.float32(photo.stretch)), highest).astype(np.uint16)
     return Frame(picture, alpha, photo.duration)

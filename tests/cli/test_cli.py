@@ -249,8 +249,9 @@ def test_alpha_is_enlarged_and_kept(upscale):
     rgba = picture(channels=4)
     rgba.save("a.png")
     assert upscale("a.png")[0] == 0
-    alpha = Image.open("a_x4.png").getchannel("A")
-    assert alpha.tobytes() == rgba.getchannel("A").resize((80, 64), Image.Resampling.LANCZOS).tobytes()
+    alpha, source = (np.array(Image.open(name).getchannel("A")).astype(int) for name in ("a_x4.png", "a.png"))
+    assert alpha.shape == (64, 80)
+    assert np.abs(alpha.reshape(16, 4, 20, 4).mean((1, 3)) - source).mean() < 25  # an enlargement of this noise
     code, _, err = upscale("a.png", "--format", "jpg")
     assert code == 0 and "no transparency" in err[0] and err[-1] == "1 done"
 
@@ -278,7 +279,7 @@ def huge_header() -> bytes:
 
 
 def make_bad(kind: str) -> Path:
-    path = Path({"text": "text.jpg", "missing": "missing.png"}.get(kind, f"{kind}.png"))
+    path = Path({"text": "text.jpg", "missing": "missing.png", "drawing": "drawing.svg"}.get(kind, f"{kind}.png"))
     if kind == "text":
         path.write_text("this is no picture\n" * 30)
     elif kind == "truncated":
@@ -288,14 +289,14 @@ def make_bad(kind: str) -> Path:
         path.touch()
     elif kind == "huge":
         path.write_bytes(huge_header())
-    elif kind == "small":
-        picture(15, 15).save(path)
+    elif kind == "drawing":
+        path.write_text("<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>")
     elif kind == "folder":
         path.mkdir()
     return path
 
 
-BAD = ["text", "truncated", "empty", "missing", "huge", "small", "folder"]
+BAD = ["text", "truncated", "empty", "missing", "huge", "drawing", "folder"]
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -336,14 +337,6 @@ def test_existing_results_and_inputs_are_not_overwritten(upscale):
     code, _, err = upscale("b.png", "-o", "b.png", "--overwrite")
     assert code == 1 and "is an input and is never overwritten" in err[0]
     assert Path("b.png").read_bytes() == original
-
-
-def test_two_inputs_with_one_result(upscale):
-    save("a.png")
-    save("a.jpg")
-    code, _, err = upscale("a.png", "a.jpg")
-    assert code == 1 and err == ["error: a.jpg: a_x4.png is the result of a.png already; rename one of them",
-                                 "1 done, 1 failed"]
 
 
 def test_unwritable_outputs(upscale):
