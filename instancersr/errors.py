@@ -1,6 +1,23 @@
 """The one base of every error that a user can put right."""
 
 
+NO_MEMORY = "not enough memory; try a smaller --tile, fewer --jobs, or close other programs"
+
+
+_NO_MEMORY_SIGNS = ("out of memory", "can't allocate", "cannot allocate", "bad_alloc", "bad allocation",
+                    "failed to map segment", "can't start new thread",
+                    "could not create a primitive")  # oneDNN's words for it
+"""Beginnings of what libraries say for want of memory, in place of a `MemoryError`."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, of whatever kind, or the one behind it, is for want of memory."""
+    if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _NO_MEMORY_SIGNS):
+        return True
+    behind = error.__cause__ or error.__context__
+    return behind is not None and is_out_of_memory(behind)
+
+
 class UserError(Exception):
     """What the user can put right, in one line that names the file or key: commands show the line, no traceback."""
 

@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 
 from ..edits import list_objects
-from ..errors import UserError
+from ..errors import NO_MEMORY, UserError, is_out_of_memory
 from ..images.formats import holds_frames
 from ..images.pixels import Photo
 from ..images.reading import read_frames
 from ..images.results import dropped_frames, write_result
 from ..images.writing import Compression, check_writable, write_image, write_text
+
+
+_EXPECTED = (UserError, OSError, ValueError, RuntimeError)
+"""What files and settings raise; anything else is a bug, and its traceback belongs in a report."""
 
 
 class ModelError(UserError):
@@ -101,8 +105,9 @@ def run_jobs(jobs: list[Job], load: Callable[[], Any], scale: float, options: Ca
             notes = _write(job, results, maps[0])
         except ModelError:
             raise
-        # files, settings and memory; anything else is a bug, and its traceback belongs in a report
-        except (UserError, OSError, ValueError, RuntimeError, MemoryError) as error:
+        except Exception as error:
+            if not isinstance(error, _EXPECTED) and not is_out_of_memory(error):
+                raise
             yield Result(job, explain(job.source, error))
         else:
             (height, width), (new_height, new_width) = first.rgb.shape[:2], results[0][0].shape[:2]
@@ -148,7 +153,6 @@ def explain(source: Path, error: BaseException) -> str:
     """An error as one line that names the file."""
     lines = [line.strip() for line in str(error).removeprefix(f"{source}: ").splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
-    # torch.OutOfMemoryError is for accelerators; its CPU allocator raises a plain RuntimeError
-    if isinstance(error, MemoryError) or any(s in text.lower() for s in ("out of memory", "can't allocate")):
-        text = "not enough memory; try a smaller --tile"
+    if is_out_of_memory(error):
+        text = NO_MEMORY
     return f"error: {source}: {text}"

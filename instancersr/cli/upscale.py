@@ -14,7 +14,7 @@ from rich.console import Console
 from instancersr.errors import UserError
 
 from .app import app
-from .messages import one_line_errors
+from .messages import one_line_errors, own_words_only
 from .options import Device, Quality, split_number
 from .pipes import PIPE, piped
 from .progress import PictureProgress
@@ -134,7 +134,7 @@ def upscale(
                                  param_hint="--resample")
     to_stdout = output == PIPE
     suffix = _suffix(format)
-    with (one_line_errors(),
+    with (own_words_only(), one_line_errors(),
           piped(inputs, output, suffix or ".png", as_json or instances) as (files, output)):
         from instancersr.batch.planning import Plan, plan_jobs
         from instancersr.batch.watching import watch as watch_folders

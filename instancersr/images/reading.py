@@ -18,7 +18,7 @@ from ..errors import UserError
 from .cut_off import complete_jpeg
 from .deep import ask_for_lower_bytes, is_deep_color
 from .formats import READABLE, decoders, has_heif
-from .metadata import PROGRAM, read_metadata, software
+from .metadata import PROGRAM, Metadata, read_metadata, software
 from .pixels import Photo, PixelError, to_photo
 from .signatures import RAW_SENTENCE, describe, is_raw
 
@@ -245,8 +245,20 @@ def _develop(path: Path, max_pixels: int) -> Photo:
     except rawpy.LibRawError as error:
         raise ImageError(f"{path}: this raw file cannot be developed ({first_line(error)}); "
                          "develop it first and give the JPEG or TIFF") from error
+    if developed.shape[2] == 1:  # a sensor without colours
+        developed = np.repeat(developed, 3, 2)
     rgb = ((developed.astype(np.int64) + 128) // 257).astype(np.uint8)
-    return Photo(rgb, deep=developed, format="RAW", notes=(f"{path}: it was developed from a raw file",))
+    return Photo(rgb, metadata=Metadata(exif=_raw_exif(path)), deep=developed, format="RAW",
+                 notes=(f"{path}: it was developed from a raw file",))
+
+
+def _raw_exif(path: Path) -> bytes | None:
+    """Of a raw file that is a TIFF, as most are; rawpy turns the picture upright itself."""
+    try:
+        with Image.open(path, formats=["TIFF"]) as preview:
+            return read_metadata(preview)[0].exif
+    except Exception:  # another kind of file
+        return None
 
 
 def _too_large(path: Path, size: str, max_pixels: int) -> ImageError:
