@@ -22,6 +22,23 @@ class UserError(Exception):
     """What the user can put right, in one line that names the file or key: commands show the line, no traceback."""
 
 
+def how_to_install(extra: str = "") -> str:
+    """The commands that install this program with an extra part: it is not on the package index.
+
+    Args:
+        extra: such as "train"; empty for the program alone.
+    """
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        number = version("instancersr")
+    except PackageNotFoundError:
+        number = "VERSION"
+    part = extra and f"[{extra}]"
+    return (f"in a copy of the repository: pip install '.{part}'; "
+            f"from a wheel: pip install './instancersr-{number}-py3-none-any.whl{part}'")
+
+
 class MissingPackage(UserError):
     """A command needs an optional part of the installation.
 
@@ -31,4 +48,4 @@ class MissingPackage(UserError):
     """
 
     def __init__(self, error: ImportError, extra: str):
-        super().__init__(f"this needs more packages ({error}); pip install 'instancersr[{extra}]'")
+        super().__init__(f"this needs more packages ({error}); {how_to_install(extra)}")

@@ -20,7 +20,6 @@ from ..images.reading import read_frames
 from ..images.results import dropped_frames, write_result
 from ..images.writing import Compression, check_writable, write_image, write_text
 
-
 _EXPECTED = (UserError, OSError, ValueError, RuntimeError)
 """What files and settings raise; anything else is a bug, and its traceback belongs in a report."""
 

@@ -40,11 +40,11 @@ def _own_stderr() -> Iterator[None]:
     kept = os.dup(descriptor)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), descriptor)
-    sys.stderr = open(os.dup(kept), "w", buffering=1, encoding=given.encoding, errors=given.errors)
     try:
-        yield
+        with open(os.dup(kept), "w", buffering=1, encoding=given.encoding, errors=given.errors) as own:
+            sys.stderr = own
+            yield
     finally:
-        sys.stderr.close()
         sys.stderr = given
         os.dup2(kept, descriptor)
         os.close(kept)

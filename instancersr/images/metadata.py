@@ -58,7 +58,10 @@ def program() -> str:
 
 
 def read_metadata(image: Image.Image) -> tuple[Metadata, list[str]]:
-    """The metadata of an open picture, of a loaded one where it is a PNG, and a line for each part that is damaged or cannot stay true."""
+    """The metadata of an open picture, and a line for each part that is damaged or cannot stay true.
+
+    A PNG must be loaded before: it may have texts behind its pixels.
+    """
     notes: list[str] = []
     info = image.info
     exif = _upright_exif(image)
