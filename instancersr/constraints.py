@@ -12,11 +12,12 @@ FADE = (0.0, 1.0)
 """Pixels of the photo from an area's end: where the area's own colour begins to count, and where it alone counts."""
 BLOCK_FADE = (4.0, 8.0)
 """The same in a photo whose flat areas end on a grid, as a JPEG's do: a block of 8 by itself is not flat."""
-CORE = 3.0
-"""An area counts as flat where it is so deep somewhere: 7x7 equal pixels. Smooth shades have smaller ones by chance."""
+CORE = 4.0
+"""An area counts as flat where it is so deep somewhere: 9x9 equal pixels. Smooth shades have smaller ones by chance,
+and so have the blocks of a JPEG."""
 GRID = 8
 GRID_SHARE = 0.5
-"""Share of the areas' ends that lie on one of a grid's eight lines, above which there is a grid; chance gives 1/8."""
+"""Share of the areas' ends and beginnings on one of eight lines, above which there is a grid; chance gives 1/8."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 BAND = 256
 """Rows of the result that are worked on at once."""
@@ -92,13 +93,19 @@ def _equals_neighbours(photo: np.ndarray) -> np.ndarray:
 
 
 def _ends_on_a_grid(flat: np.ndarray) -> bool:
-    """Whether flat areas end mostly on the lines of one 8x8 grid, wherever it begins."""
+    """Whether flat areas begin and end mostly on the lines of one 8x8 grid, wherever it begins.
+
+    Both must do so along both axes: a line of letters alone ends all areas in the same two rows.
+    """
     shares = []
     for axis in (0, 1):
-        places = np.nonzero(np.diff(flat.astype(np.int8), axis=axis) == -1)[axis]
-        if len(places):
-            shares.append(np.bincount(places % GRID, minlength=GRID).max() / len(places))
-    return bool(shares) and sum(shares) / len(shares) > GRID_SHARE
+        change = np.diff(flat.astype(np.int8), axis=axis)
+        ends, begins = (np.bincount(np.nonzero(change == sign)[axis] % GRID, minlength=GRID) for sign in (-1, 1))
+        # a block's outer pixels differ from their neighbours: areas end one pixel before a line, and begin one behind it
+        lines = ends + np.roll(begins, -2)
+        if lines.any():
+            shares.append(lines.max() / lines.sum())
+    return bool(shares) and min(shares) > GRID_SHARE
 
 
 def _bands(height: int) -> Iterator[slice]:

@@ -35,7 +35,8 @@ def complete_jpeg(path: Path) -> tuple[Image.Image, float] | None:
 def _share_missing(image: Image.Image) -> float:
     """The blocks at the end, in reading order, that hold nothing but the level of missing data, as a share.
 
-    The decoder fills whole blocks (MCUs); their rims are blended with their neighbours' colours, and do not count.
+    The decoder fills whole blocks (MCUs); their rims are blended with their neighbours' colours, and do not count. The
+    block before them is the one in which the data end, so it is missing as well.
     """
     luma = np.asarray(image.convert("L"))
     layers = getattr(image, "layer", [])  # (number, horizontal and vertical sampling, table) of each component
@@ -44,5 +45,5 @@ def _share_missing(image: Image.Image) -> float:
     for block in range(rows * columns - 1, -1, -1):
         top, left = block // columns * height, block % columns * width
         if (luma[top + 1 : top + height - 1, left + 1 : left + width - 1] != _MISSING).any():
-            return 1 - (block + 1) / (rows * columns)
+            return 0.0 if block == rows * columns - 1 else 1 - block / (rows * columns)
     return 1.0

@@ -1,4 +1,4 @@
-"""Metadata -> the options with which Pillow writes them, by format, and a line for each that a format cannot hold."""
+"""Metadata -> the options with which Pillow writes them, by format, and what a format cannot hold."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WITHOUT_EXIF = {"BMP", "GIF"}
 
 
 def save_options(metadata: Metadata, format: str, size: tuple[int, int]) -> tuple[dict[str, Any], list[str]]:
-    """Options of `Image.save` for a result, and a line for each thing that is lost.
+    """Options of `Image.save` for a result, and a line that names what is lost, if anything.
 
     Args:
         metadata: of the source.
@@ -30,14 +30,14 @@ def save_options(metadata: Metadata, format: str, size: tuple[int, int]) -> tupl
         lost.append("EXIF")
     name = _NAMES.get(format, format)
     return ({key: value for key, value in options.items() if value},
-            [f"{name} keeps no {what}; that was left out" for what in lost])
+            [f"{name} keeps no {', '.join(lost)}; that was left out"] if lost else [])
 
 
 def _jpeg(metadata: Metadata) -> tuple[dict[str, Any], list[str]]:
     lost = []
     exif, parts = shorten_exif(metadata.exif or b"", _SEGMENT)
     if parts:
-        lost.append(f"EXIF over 64 kB, so without its largest parts ({', '.join(parts)})")
+        lost.append(f"EXIF over 64 kB, which lost its largest parts ({', '.join(parts)})")
     xmp = metadata.xmp
     if xmp and len(xmp) > _SEGMENT - _XMP_HEAD:
         xmp = None

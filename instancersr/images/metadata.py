@@ -21,6 +21,7 @@ _STORAGE_TAGS = {
 _XMP, _IPTC, _PHOTOSHOP = 700, 33723, 34377
 _ELSEWHERE = {_XMP, _IPTC, _PHOTOSHOP, 282, 283, 296}  # tags of a TIFF that are fields of `Metadata`
 _IPTC_RESOURCE = 0x0404
+_DROPPED_FIRST = ("Exif", 0x927C), ("Exif", 0x9286)  # maker note, user comment
 _EXIF_WIDTH, _EXIF_HEIGHT = 0xA002, 0xA003
 _IPTC_TEXT = "Raw profile type iptc"
 """The key under which ImageMagick and ExifTool keep IPTC in a PNG."""
@@ -132,7 +133,13 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
     if tags is not None and (tags.get(282) is None or tags.get(296, 2) == 1):  # no resolution, or none with a unit
         return None
     try:
-        across, down = (float(value) for value in image.info["dpi"])
+        if (image.format in ("WEBP", "AVIF", "HEIF")  # there it stands in EXIF alone
+                or image.format in ("JPEG", "MPO") and image.info.get("jfif_unit") not in (1, 2)):
+            exif = image.getexif()
+            inch = {2: 1.0, 3: 2.54}[exif[296]]
+            across, down = (float(exif[tag]) * inch for tag in (282, 283))
+        else:
+            across, down = (float(value) for value in image.info["dpi"])
     except Exception:  # missing, or fractions of zero
         return None
     return (across, down) if 1 < across < 1e5 and 1 < down < 1e5 else None
@@ -234,17 +241,20 @@ def _updated_xmp(xmp: bytes, width: int, height: int) -> bytes:
 
 
 def shorten_exif(block: bytes, limit: int) -> tuple[bytes, list[str]]:
-    """An EXIF block of at most so many bytes, and the names of the parts it lost: the largest first."""
+    """An EXIF block of at most so many bytes, and the names of the parts it lost.
+
+    First what only the camera's maker reads, then the user's comment, then the largest.
+    """
     lost: list[str] = []
     while len(block) > limit:
         exif = Image.Exif()
         exif.load(block)
         details = exif.get_ifd(ExifTags.IFD.Exif)
         sizes = {("", tag): _size(value) for tag, value in exif.items() if tag not in set(ExifTags.IFD)}
-        sizes |= {("Exif", tag): _size(value) for tag, value in details.items() if tag not in set(ExifTags.IFD)}
+        sizes |= {("Exif", tag): _size(value) for tag, value in details.items() if tag != ExifTags.IFD.Interop}
         if not sizes:
             return b"", [*lost, "all of it"]
-        where, tag = max(sizes, key=lambda key: sizes[key])
+        where, tag = next((key for key in _DROPPED_FIRST if key in sizes), max(sizes, key=lambda key: sizes[key]))
         del (details if where else exif)[tag]
         lost.append(ExifTags.TAGS.get(tag, f"tag {tag}"))
         block = exif.tobytes()

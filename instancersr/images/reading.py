@@ -115,12 +115,12 @@ def _read_frame(path: Path, image: Image.Image, number: int, max_pixels: int) ->
     if image.width * image.height > max_pixels:
         raise _too_large(path, f"{image.width}x{image.height}", max_pixels)
     deep = is_deep_color(image)
-    duration = image.info.get("duration")
     format, dropped = image.format, _other_pictures(image)
     # a PNG may have texts behind its pixels; other files are closed once these are read
     before = None if format == "PNG" else read_metadata(image)
     pixels, missing = _decoded(path, image)
     metadata, notes = before or read_metadata(image)
+    duration = image.info.get("duration")  # known once the frame is decoded
     notes = notes + missing
     lower = None
     try:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
 
+from raw_png import png
+
 from instancersr.images.folders import image_files
 from instancersr.images.metadata import Metadata
 from instancersr.images.reading import MAX_PIXELS, ImageError, read_image
@@ -30,17 +32,6 @@ def rgb() -> np.ndarray:
 @lru_cache  # a profile holds the second it was made in
 def srgb_profile() -> bytes:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
-def png(width: int, height: int, bits: int, color_type: int, data: bytes) -> bytes:
-    """A PNG file from scratch: Pillow writes no 16-bit RGB, and a huge header needs no pixels."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
-    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunks
 
 
 def error_of(path) -> str:
