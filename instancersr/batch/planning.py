@@ -117,8 +117,13 @@ def _once_each(sources: list[Source], left_out: Counter[str]) -> list[Source]:
         first = by_file.setdefault(key(source.path), source)
         if first is not source:
             left_out["named twice"] += 1
-            by_file[key(source.path)] = min(first, source, key=lambda each: (not each.named, str(each.path)))
+            by_file[key(source.path)] = min(first, source, key=_rank)
     return list(by_file.values())
+
+
+def _rank(source: Source) -> tuple[bool, int, str]:
+    """Of several paths to a file the one that a person gave, and the shortest, whatever their order."""
+    return not source.named, len(str(source.path)), str(source.path)
 
 
 def _without_results(sources: list[Source], headers: dict[Path, Header], mark: str, suffix: str,
