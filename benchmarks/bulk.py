@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from skimage import data
 
-from instancersr.batch.jobs import plan_jobs
+from instancersr.batch.planning import plan_jobs
 from instancersr.batch.workers import Call, run_here, run_local
 
 
@@ -29,7 +29,7 @@ def main() -> None:
             Image.fromarray(data.astronaut()[:side, left : left + side]).save(folder / f"{number}.png")
         seconds = []
         for workers in (1, arguments.jobs):
-            jobs = plan_jobs([folder], folder / f"out{workers}", "_x4", ".png", False)
+            jobs = plan_jobs([folder], folder / f"out{workers}", "_x4", ".png", False).jobs
             call = Call("builtin", "cpu", max(1, arguments.threads // workers))
             started = time.perf_counter()
             results = (run_here(jobs, call, lambda _: None, lambda *_: None) if workers == 1

@@ -91,7 +91,7 @@ def _package(name: str) -> Finding:
 
 def _heic() -> Finding:
     found = _version("pillow-heif")
-    return Finding("", found or "no", advice=None if found else "for HEIC pictures: pip install 'instancersr[heif]'")
+    return Finding("", found or "no", advice=None if found else "for HEIC pictures: pip install pillow-heif")
 
 
 # ------------------------------------------------------------------------------------------------- speed

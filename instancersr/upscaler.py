@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .color import COLOR_FIXES, match_color
+from .constraints import apply_constraints
 from .edits import (
     Edit,
     Kept,
@@ -29,6 +30,7 @@ from .edits import (
 )
 from .engines.protocol import Engine
 from .geometry import LR_LATENT, LR_TOKEN, SCALE, SMALLEST
+from .images.pixels import to_photo
 from .images.reading import read_image
 from .instances.codes import decode_id_map
 from .instances.regions import segment
@@ -143,7 +145,7 @@ class Upscaler:
         """Upscales one picture.
 
         Args:
-            image: PIL picture, (H, W, 3) uint8 array or path; at least 16x16.
+            image: PIL picture, (H, W, 3) uint8 array or path. What is transparent counts as the colour beside it.
             scale: enlargement. 4 is the model's own; less is shrunk from it, more is done in two passes.
             num_inference_steps: DDIM steps; None: what the quality says.
             seed: of the noise; the same input and seed give the same output.
@@ -233,6 +235,7 @@ class Upscaler:
                 strengths = second.to_native(strengths[: size[0] * SCALE, : size[1] * SCALE])
             picture, ids = _native(second, strengths)
             picture, ids = _resized(picture, ids, [round(side * recipe.scale) for side in size])
+        picture = apply_constraints(picture, kept.lr[: size[0], : size[1]])
         return Upscaled([Image.fromarray(picture)], [] if ids is None else [ids], kept)
 
     # ------------------------------------------------------------------------------------------ tiles
@@ -368,15 +371,15 @@ class Upscaler:
 def _to_array(image: Picture) -> np.ndarray:
     if isinstance(image, (str, os.PathLike)):
         return read_image(image).rgb
-    array = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image
+    array = to_photo(image).rgb if isinstance(image, Image.Image) else image
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise ValueError(f"image: expected (H, W, 3) uint8, not {array.shape} {array.dtype}")
     return array
 
 
 def _check(recipe: Recipe, lr: np.ndarray) -> None:
-    if min(lr.shape[:2]) < SMALLEST:
-        raise ValueError(f"image: {lr.shape[1]}x{lr.shape[0]} is too small, at least {SMALLEST}x{SMALLEST} is needed")
+    if not lr.size:
+        raise ValueError("image: it has no pixels")
     if not 1 <= recipe.scale <= SCALE**2:
         raise ValueError(f"scale must be 1 to {SCALE**2}, not {recipe.scale}")
     if recipe.steps < 1:
@@ -409,8 +412,8 @@ def _pixels(picture: np.ndarray, tiles: list[Tile]) -> np.ndarray:
 
 
 def _padded(lr: np.ndarray) -> np.ndarray:
-    """Mirrored at the bottom and right to whole tokens."""
-    below, right = (-side % LR_TOKEN for side in lr.shape[:2])
+    """Mirrored at the bottom and right to whole tokens, and to the least side."""
+    below, right = (max(SMALLEST, side + -side % LR_TOKEN) - side for side in lr.shape[:2])
     return np.pad(lr, ((0, below), (0, right), (0, 0)), mode="symmetric")
 
 

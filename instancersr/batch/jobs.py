@@ -1,4 +1,4 @@
-"""Many pictures, one after the other: which file becomes which, what must not be overwritten, and what went wrong."""
+"""Many pictures, one after the other, and what became of each."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..edits import list_objects
-from ..errors import ModelError, UserError
-from ..images.reading import ImageError, Photo, image_files, read_image
-from ..images.writing import WRITABLE, check_writable, write_image, write_text
+from ..errors import NO_MEMORY, ModelError, UserError, is_out_of_memory
+from ..images.formats import holds_frames
+from ..images.pixels import Photo
+from ..images.reading import read_frames
+from ..images.results import dropped_frames, write_result
+from ..images.writing import Compression, check_writable, write_image, write_text
+
+_EXPECTED = (UserError, OSError, ValueError, RuntimeError)
+"""What files and settings raise; anything else is a bug, and its traceback belongs in a report."""
 
 
 @dataclass
@@ -24,13 +30,19 @@ class Job:
 
     source: the input. output: where the picture goes. instances: where its map goes, or None; the list of the
     objects goes beside it.
-    problem: why it cannot be done, known before any work.
+    problem: why it cannot be done, known before any work. compression: how the picture is packed.
     """
 
     source: Path
     output: Path
     instances: Path | None
     problem: str | None = None
+    compression: Compression = Compression()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is a result already."""
+        return self.problem is None and self.output.exists()
 
     @property
     def writes(self) -> list[Path]:
@@ -54,83 +66,6 @@ class Result:
     seconds: float = 0.0
 
 
-# ------------------------------------------------------------------------------------------------ planning
-
-
-def plan_jobs(inputs: list[Path], output: Path | None, mark: str, suffix: str, instances: bool) -> list[Job]:
-    """Which file becomes which; folders are searched, and their sub-folders kept.
-
-    Args:
-        inputs: files and folders.
-        output: a folder, or a file where there is a single input; None: beside each input.
-        mark: put after the stem of a result, such as `_x4`.
-        suffix: of the results, such as `.png`.
-        instances: whether maps are written as well, as `NAME_instances.png` and `.json`.
-
-    Raises:
-        UserError: `output` cannot be what it is asked to be.
-    """
-    if output is not None and not output.is_dir() and output.suffix:
-        single = len(inputs) == 1 and not inputs[0].is_dir()
-        if output.suffix.lower() in WRITABLE:
-            if not single:
-                raise UserError(f"--output: {output} is one file, the inputs may be more; name a folder")
-            return [Job(inputs[0], output, _map_beside(output, output.stem) if instances else None)]
-        if single:
-            raise UserError(f"--output: {output}: {output.suffix} cannot be written; "
-                            f"choose {', '.join(WRITABLE)}, or name an existing folder")
-    if output is not None and output.exists() and not output.is_dir():
-        raise UserError(f"--output: {output} is a file, not a folder")
-
-    def job(source: Path, folder: Path) -> Job:
-        target = folder / f"{source.stem}{mark}{suffix}"
-        return Job(source, target, _map_beside(target, source.stem) if instances else None)
-
-    jobs = []
-    for path in inputs:
-        if not path.is_dir():
-            jobs.append(job(path, output or path.parent))
-            continue
-        found = image_files(path)
-        if output is not None and path.resolve() in output.resolve().parents:
-            found = [file for file in found if output.resolve() not in file.resolve().parents]
-        in_folder = [job(file, (output or path) / file.relative_to(path).parent) for file in found]
-        # A second run over a folder must not enlarge the results of the first.
-        results = {target for j in in_folder for target in (j.output, _map_beside(j.output, j.source.stem))}
-        in_folder = [j for j in in_folder if j.source not in results]
-        if not in_folder:
-            in_folder = [Job(path, path, None, "no pictures in this folder (PNG, JPEG, WebP, TIFF, BMP...)")]
-        jobs.extend(in_folder)
-    return jobs
-
-
-def _map_beside(target: Path, stem: str) -> Path:
-    return target.with_name(f"{stem}_instances.png")
-
-
-def find_problems(jobs: list[Job], overwrite: bool) -> None:
-    """Marks the jobs that would overwrite an input, each other's result or, unasked, an existing file."""
-    sources = {job.source.resolve() for job in jobs}
-    owners: dict[Path, Job] = {}
-    for job in jobs:
-        if job.problem:
-            continue
-        for path in job.writes:
-            real = path.resolve()
-            if real in sources:
-                job.problem = f"{path} is an input and is never overwritten; choose another --output"
-            elif real in owners:
-                job.problem = f"{path} is the result of {owners[real].source} already; rename one of them"
-            elif path.exists() and not path.is_dir() and not overwrite:
-                job.problem = f"{path} exists, use --overwrite to replace it"
-            if job.problem:
-                break
-            owners[real] = job
-
-
-# ------------------------------------------------------------------------------------------------- working
-
-
 def run_jobs(jobs: list[Job], load: Callable[[], Any], scale: float, options: Callable[[Job], dict[str, Any]],
              begin: Callable[[str], None]) -> Iterator[Result]:
     """Does the jobs one by one and says of each what became of it; a bad file does not stop the others.
@@ -149,45 +84,56 @@ def run_jobs(jobs: list[Job], load: Callable[[], Any], scale: float, options: Ca
         try:
             if job.problem:
                 raise UserError(job.problem)
-            photo = _read(job, scale)
+            photos = _read(job, scale)
+            first = next(photos)
             if upscaler is None:
                 begin("loading the model")
                 upscaler = load()
             started = time.perf_counter()
             begin(job.source.name)
-            out = upscaler(photo.rgb, scale=scale, instances=job.instances is not None, **options(job))
-            notes = _write(job, photo, out.images[0], out.instances[0] if out.instances else None)
+            results: list[tuple[np.ndarray, Photo]] = []
+            ids: np.ndarray | None = None
+            for photo in chain([first], photos):
+                mapped = job.instances is not None and ids is None
+                out = upscaler(photo.rgb, scale=scale, instances=mapped, **options(job))
+                results.append((np.array(out.images[0]), photo))
+                ids = out.instances[0] if mapped else ids
+            notes = _write(job, results, ids)
         except ModelError:
             raise
-        # files, settings and memory; anything else is a bug, and its traceback belongs in a report
-        except (ImageError, UserError, OSError, ValueError, RuntimeError, MemoryError) as error:
+        except Exception as error:
+            if not isinstance(error, _EXPECTED) and not is_out_of_memory(error):
+                raise
             yield Result(job, explain(job.source, error))
         else:
-            height, width = photo.rgb.shape[:2]
-            yield Result(job, None, notes, (width, height), out.images[0].size, time.perf_counter() - started)
+            (height, width), (new_height, new_width) = first.rgb.shape[:2], results[0][0].shape[:2]
+            yield Result(job, None, notes, (width, height), (new_width, new_height), time.perf_counter() - started)
 
 
-def _read(job: Job, scale: float) -> Photo:
-    """The picture, once it is sure that its result can be written."""
-    photo = read_image(job.source)
-    height, width = (round(side * scale) for side in photo.rgb.shape[:2])
-    for path in job.writes:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix != ".json":
-            check_writable(path, width, height)
-    return photo
+def _read(job: Job, scale: float) -> Iterator[Photo]:
+    """The pictures of the source that its result can hold, once it is sure that this can be written."""
+    for photo in read_frames(job.source):
+        height, width = (round(side * scale) for side in photo.rgb.shape[:2])
+        for path in job.writes:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix != ".json":
+                check_writable(path, width, height)
+        yield photo
+        if not holds_frames(job.output.suffix, photo.format or ""):
+            return
 
 
-def _write(job: Job, photo: Photo, picture: Image.Image, ids: np.ndarray | None) -> list[str]:
-    alpha = None
-    if photo.alpha is not None:
-        alpha = np.array(Image.fromarray(photo.alpha).resize(picture.size, Image.Resampling.LANCZOS))
-    notes = write_image(job.output, np.array(picture), alpha=alpha, icc_profile=photo.icc_profile, exif=photo.exif)
+def _write(job: Job, results: list[tuple[np.ndarray, Photo]], ids: np.ndarray | None) -> list[str]:
+    """Writes the pictures, and the map of the first."""
+    notes = [dropped_frames(job.source, results[0][1], job.output.suffix)]
+    notes += write_result(job.output, results, job.compression)
     if ids is not None:
         colored, listed = job.maps
         write_image(colored, id_colors(int(ids.max()))[ids])
         write_text(listed, json.dumps(list_objects(ids), indent=0))
-    return notes
+        if len(results) > 1:
+            notes.append(f"{colored}: this is the map of the first of {len(results)} pictures")
+    return [note for note in notes if note]
 
 
 def id_colors(count: int) -> np.ndarray:
@@ -203,6 +149,6 @@ def explain(source: Path, error: BaseException) -> str:
     """An error as one line that names the file."""
     lines = [line.strip() for line in str(error).removeprefix(f"{source}: ").splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
-    if isinstance(error, MemoryError):
-        text = "not enough memory; try a smaller --tile"
+    if is_out_of_memory(error):
+        text = NO_MEMORY
     return f"error: {source}: {text}"

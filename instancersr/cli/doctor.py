@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from instancersr.errors import UserError
+from instancersr.errors import UserError, how_to_install
 
 from .app import app
 from .messages import as_line, fail, one_line_errors
@@ -28,8 +28,7 @@ def doctor(
         try:
             from instancersr.doctor import examine
         except ImportError as error:
-            raise UserError(f"a package is missing or broken ({error}); pip install --force-reinstall "
-                            "instancersr") from error
+            raise UserError(f"a package is missing or broken ({error}); install again, {how_to_install()}") from error
         table = Table("", "what", "found")
         findings = list(examine(model, device, engine))
         for finding in findings:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,10 +13,41 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from instancersr.errors import MissingPackage, UserError
+from instancersr.errors import NO_MEMORY, MissingPackage, UserError, is_out_of_memory
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+
+
+@contextmanager
+def own_words_only() -> Iterator[None]:
+    """Keeps what libraries log, warn of and print on stderr away from it: nobody can act on that."""
+    logging.getLogger().addHandler(logging.NullHandler())  # else Python prints what no handler takes
+    with warnings.catch_warnings(), _own_stderr():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _own_stderr() -> Iterator[None]:
+    """C libraries write to file descriptor 2; this program keeps another way to where that led."""
+    given = sys.stderr
+    if given is not sys.__stderr__:  # replaced already, as in a test
+        yield
+        return
+    given.flush()
+    descriptor = given.fileno()
+    kept = os.dup(descriptor)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), descriptor)
+    try:
+        with open(os.dup(kept), "w", buffering=1, encoding=given.encoding, errors=given.errors) as own:
+            sys.stderr = own
+            yield
+    finally:
+        sys.stderr = given
+        os.dup2(kept, descriptor)
+        os.close(kept)
 
 
 @contextmanager
@@ -21,12 +56,15 @@ def one_line_errors() -> Iterator[None]:
     errors = Console(stderr=True)
     try:
         yield
-    except UserError as error:
-        fail(errors, f"error: {first_line(error)}", 2)
-    except OSError as error:
-        fail(errors, f"error: {first_line(error)}", 1)
+    except (UserError, OSError) as error:
+        code = 2 if isinstance(error, UserError) else 1
+        fail(errors, f"error: {NO_MEMORY if is_out_of_memory(error) else first_line(error)}", code)
     except KeyboardInterrupt as interruption:
         fail(errors, f"interrupted: {interruption}" if str(interruption) else "interrupted", INTERRUPTED)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        fail(errors, f"error: {NO_MEMORY}", 1)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -54,6 +55,17 @@ class PictureProgress:
         """How many pictures were done, and failed, so far."""
         return f"{self.done} done, {self.failed} failed" if self.failed else f"{self.done} done"
 
+    def conclude(self, left_out: Counter[str], skipped: int) -> None:
+        """The last lines: what a folder held that was left out, and the sum of all."""
+        from instancersr.batch.planning import RESULTS
+        from instancersr.images.folders import counted
+
+        if left_out:
+            note = "; --include-results takes in those that this program made" if RESULTS in left_out else ""
+            self._errors.print(as_line(counted(left_out) + note), soft_wrap=True)
+        skipped_ones = f", {skipped} skipped: there is a result already" if skipped else ""
+        self._errors.print(as_line(self.summary + skipped_ones), soft_wrap=True)
+
     def expect(self, files: int) -> None:
         """So many more are to be done."""
         self._expected += files
@@ -75,7 +87,9 @@ class PictureProgress:
         self.failed += result.error is not None
         if self._record is not None:
             source = str(job.source)
-            record = _as_record(result) | self._record | {"input": self._names.get(source, source)}
+            record = _as_record(result) | self._record | {
+                "input": self._names.get(source, source), "notes": [self._named(note) for note in result.notes],
+                "error": result.error and self._named(result.error)}
             typer.echo(json.dumps(record))
         elif result.error is not None:
             self._print(as_line(self._named(result.error)), style="red")
@@ -84,7 +98,7 @@ class PictureProgress:
                 self._print(as_line(f"note: {self._named(note)}"), style="yellow")
             if not self._silent:
                 sizes = "{}x{} -> {}x{}".format(*result.input_size, *result.output_size)
-                self._print(as_line(f"{job.source} -> {job.output} ({sizes}, {result.seconds:.1f} s)"))
+                self._print(as_line(self._named(f"{job.source} -> {job.output} ({sizes}, {result.seconds:.1f} s)")))
         if self._bars:
             self._bars.advance(self._files)
 

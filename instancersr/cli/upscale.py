@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import os
-import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from instancersr.errors import UserError
 from instancersr.geometry import SMALLEST
 
 from .app import app
-from .messages import one_line_errors
+from .messages import one_line_errors, own_words_only
 from .options import Device, EngineName, Quality, split_number
+from .pipes import PIPE, piped
 from .progress import PictureProgress
 
 if TYPE_CHECKING:
     from instancersr.batch.jobs import Job
     from instancersr.batch.workers import Call
 
-PIPE = Path("-")
-"""Stands for stdin as an input, and for stdout as the output."""
 
 
 @app.command(epilog="Example:  instancersr upscale holiday.jpg scans/ -o sharp/ --fidelity 0.7 --instances")
@@ -87,8 +82,18 @@ def upscale(
                            "NAME_instances.json, their ids and places.")
     ] = False,
     format: Annotated[
-        str, typer.Option(help="File type of the results: png, jpg, webp, tiff, bmp or avif.")
-    ] = "png",
+        str | None,
+        typer.Option(help="File type of the results: png, jpg, webp, tiff, bmp or avif. Without it: png, or the "
+                     "source's own where it has several pages or frames."),
+    ] = None,
+    file_quality: Annotated[
+        int, typer.Option(min=1, max=100, help="How closely JPEG, WebP and AVIF files keep the result; less is "
+                     "smaller.")
+    ] = 95,
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="WebP without loss, AVIF as good as without; with another format it "
+                           "changes nothing.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results that exist. An input is never replaced.")
     ] = False,
@@ -109,6 +114,10 @@ def upscale(
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave out pictures that have a result already.")
     ] = False,
+    include_results: Annotated[
+        bool, typer.Option("--include-results", help="Enlarge pictures that this program wrote, too; folders are "
+                           "searched without them.")
+    ] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Go on with pictures that come into the folders, until Ctrl-C.")
     ] = False,
@@ -127,14 +136,22 @@ def upscale(
         raise typer.BadParameter("give the new noise a --seed other than 0, which is the rest's",
                                  param_hint="--resample")
     to_stdout = output == PIPE
-    with one_line_errors(), _piped(inputs, output, _suffix(format), as_json or instances) as (files, output):
-        from instancersr.batch.jobs import plan_jobs
+    suffix = _suffix(format)
+    with (own_words_only(), one_line_errors(),
+          piped(inputs, output, suffix or ".png", as_json or instances) as (files, output)):
+        from instancersr.batch.planning import Plan, plan_jobs
         from instancersr.batch.watching import watch as watch_folders
         from instancersr.batch.workers import Call
+        from instancersr.images.writing import Compression
+
+        plans: list[Plan] = []
 
         def plan() -> list[Job]:
-            found = plan_jobs(files, output, f"_x{scale:g}", _suffix(format), instances)
-            return [job for job in found if not job.output.exists()] if skip_existing or watch else found
+            found = plan_jobs(files, output, f"_x{scale:g}", suffix, instances, include_results)
+            for job in found.jobs:
+                job.compression = Compression(file_quality, lossless)
+            plans[:] = [found.skip_finished() if skip_existing or watch else found]
+            return plans[0].jobs
 
         options = {"num_inference_steps": steps, "start_from": start_from, "fidelity": fidelity,
                    "strength": strength, "color_fix": color_fix, "tile": tile or None, "quality": quality}
@@ -147,7 +164,7 @@ def upscale(
         with PictureProgress(Console(stderr=True), {"seed": seed, "model": model} if as_json else None,
                              silent=to_stdout, names={str(files[0]): "stdin"} if inputs == [PIPE] else {}) as progress:
             _run_batches(batches, call, jobs, ray, overwrite, progress, ends_with_interrupt=watch)
-        Console(stderr=True).print(Text(progress.summary), soft_wrap=True)
+        progress.conclude(plans[0].left_out, plans[0].skipped if skip_existing else 0)
         if progress.failed:
             raise typer.Exit(1)
 
@@ -155,7 +172,7 @@ def upscale(
 def _run_batches(batches: Iterator[list[Job]], call: Call, workers: int, ray: str | None, overwrite: bool,
                  progress: PictureProgress, ends_with_interrupt: bool) -> None:
     """Does the batches and shows what became of each picture; Ctrl-C is the end, or an interruption."""
-    from instancersr.batch.jobs import find_problems
+    from instancersr.batch.planning import find_problems
     from instancersr.batch.workers import run_cluster, run_here, run_local
 
     try:
@@ -178,40 +195,6 @@ def _run_batches(batches: Iterator[list[Job]], call: Call, workers: int, ray: st
 def _threads_each(workers: int) -> int | None:
     """CPU threads of each of several processes; None leaves the choice to the engine where there is one."""
     return max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
-
-
-@contextmanager
-def _piped(inputs: list[Path], output: Path | None, suffix: str,
-           writes_more: bool) -> Iterator[tuple[list[Path], Path | None]]:
-    """Inputs and output with files in the place of stdin and stdout; at the end the file for stdout is written there.
-
-    Args:
-        suffix: of the picture's file type.
-        writes_more: whether there is more to write than the picture.
-
-    Raises:
-        UserError: more than a single picture would go through the pipe.
-    """
-    if PIPE not in (*inputs, output):
-        yield inputs, output
-        return
-    if len(inputs) != 1 or inputs[0].is_dir():
-        raise UserError("-: a pipe takes one picture; give nothing else")
-    if output is None:
-        raise UserError("-: the picture from stdin needs an --output, such as -o -")
-    if output == PIPE and writes_more:
-        raise UserError("-o -: stdout takes the picture alone; leave out --json and --instances")
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = inputs[0], output
-        if source == PIPE:
-            source = Path(folder, "stdin")
-            source.write_bytes(sys.stdin.buffer.read())
-        if output == PIPE:
-            target = Path(folder, f"stdout{suffix}")
-        yield [source], target
-        if output == PIPE and target.exists():
-            sys.stdout.buffer.write(target.read_bytes())
-            sys.stdout.buffer.flush()
 
 
 def _check_tile(tile: int) -> None:
@@ -240,11 +223,11 @@ def _edits(source: Path, scale: float, strengths: list[tuple[str, float]], resam
             + [Edit(read_target(target, *sizes), strength=value) for target, value in strengths])
 
 
-def _suffix(format: str) -> str:
-    from instancersr.images.writing import WRITABLE
+def _suffix(format: str | None) -> str | None:
+    from instancersr.images.formats import WRITABLE
 
-    suffix = f".{format.lower().lstrip('.')}"
-    if suffix not in WRITABLE:
+    suffix = None if format is None else f".{format.lower().lstrip('.')}"
+    if suffix is not None and suffix not in WRITABLE:
         raise typer.BadParameter(f"{format!r} cannot be written; choose {', '.join(s[1:] for s in WRITABLE)}",
                                  param_hint="--format")
     return suffix

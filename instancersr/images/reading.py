@@ -1,102 +1,197 @@
-"""Picture files: any common file -> 8-bit RGB with its alpha, ICC profile and EXIF."""
+"""Picture files: any common file -> pixels and what stands beside them, upright."""
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
 
-from .metadata import upright_exif
+from ..errors import UserError
+from .cut_off import complete_jpeg
+from .deep import ask_for_lower_bytes, is_deep_color
+from .formats import READABLE, decoders, has_heif
+from .metadata import PROGRAM, Metadata, read_metadata, software
+from .pixels import Photo, PixelError, to_photo
+from .signatures import RAW_SENTENCE, describe, is_raw
 
 MAX_PIXELS = 80_000_000
 """Largest input, in pixels; a x4 enlargement of it has 1.28 gigapixels. Just below Pillow's own alarm."""
 
-MIN_SIDE = 16
-"""Smallest input side, in pixels: one latent of the enlarged picture needs two."""
-
-READABLE = {
-    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF",
-    ".bmp": "BMP", ".avif": "AVIF", ".heic": "HEIF", ".heif": "HEIF",
-}  # fmt: skip
-"""File suffix -> Pillow's format name, of the files a folder is searched for."""
-# MPO is the JPEG of many phones; listing the formats keeps Pillow from starting Ghostscript for an EPS file.
-_DECODERS = {*READABLE.values(), "MPO", "DIB"}
+_SEQUENCES = {"GIF", "WEBP", "PNG", "AVIF", "TIFF"}
+"""Formats of which all frames or pages are enlarged; of others the first picture is the photo."""
 
 
-class ImageError(Exception):
+class ImageError(UserError):
     """A picture cannot be read or written. The message is one line: the file, what is wrong, what to do."""
 
 
-@dataclass
-class Photo:
-    """A picture as the pipeline takes it, upright, with what has to survive beside the pixels."""
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself before any pixel is decoded.
 
-    rgb: np.ndarray
-    """(H, W, 3) uint8."""
-    alpha: np.ndarray | None = None
-    """(H, W) uint8, 0 transparent; None where the file has none."""
-    icc_profile: bytes | None = None
-    """The RGB colour profile the pixels are in; None for sRGB or unknown."""
-    exif: bytes | None = None
-    """EXIF block with its orientation already applied and reset to 1."""
+    problem: why it cannot be read, one line, or None. format: Pillow's name. frames: pages or frames that can be
+    enlarged. is_result: whether this program wrote it.
+    """
+
+    problem: str | None = None
+    format: str | None = None
+    frames: int = 1
+    is_result: bool = False
+
+
+def read_header(path: Path) -> Header:
+    """What a file says of itself. It is remembered as long as the file does not change."""
+    try:
+        status = path.stat()
+    except OSError:
+        return _read_header(path)
+    return _remembered_header(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=100_000)
+def _remembered_header(path: Path, _changed: int, _size: int) -> Header:
+    return _read_header(path)
+
+
+def _read_header(path: Path) -> Header:
+    try:
+        with _opened(path, MAX_PIXELS) as image:
+            if image is None:
+                return Header(format="RAW")
+            try:
+                frames = _frames(image)
+            except Exception:  # a later page is damaged; reading will say so
+                frames = 1
+            return Header(None, image.format, frames, (software(image) or "").startswith(PROGRAM))
+    except ImageError as error:
+        return Header(str(error))
 
 
 def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Photo:
-    """Read a picture file, upright and as 8-bit RGB.
+    """Read a picture file, upright and as RGB; of a file with several pictures the first.
 
-    Grey, palette, 16-bit and CMYK pictures are converted; CMYK and grey ones through their ICC profile where
-    they have one. Of a file with several pictures the first is taken.
+    Grey, palette and CMYK pictures are converted, CMYK ones through their ICC profile where they have one. A JPEG
+    that is cut off is read as far as it goes.
 
     Raises:
-        ImageError: the path is missing, no picture, damaged, below ``MIN_SIDE`` or above ``max_pixels``.
-            Size is judged by the header, before any pixel is decoded.
+        ImageError: the path is missing, no picture, damaged, or above ``max_pixels``. Size is judged by the header,
+            before any pixel is decoded.
+    """
+    return next(read_frames(path, max_pixels))
+
+
+def read_frames(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Iterator[Photo]:
+    """All pages or frames of a file, one by one, as `read_image` reads the first; all tell how many there are.
+
+    Raises:
+        ImageError: as `read_image`; or a later page is damaged or too large.
     """
     path = Path(path)
+    with _opened(path, max_pixels) as image:
+        if image is None:
+            yield _develop(path, max_pixels)
+            return
+        number, count = 0, 1
+        while number < count:
+            photo = _read_frame(path, image, number, max_pixels)
+            yield photo
+            number, count = number + 1, photo.frames
+
+
+def _read_frame(path: Path, image: Image.Image, number: int, max_pixels: int) -> Photo:
+    try:
+        count = _frames(image)
+        image.seek(number)
+    except Exception as error:
+        raise ImageError(f"{path}: page {number + 1} is damaged ({first_line(error)}); get a fresh copy") from error
+    if image.width * image.height > max_pixels:
+        raise _too_large(path, f"{image.width}x{image.height}", max_pixels)
+    deep = is_deep_color(image)
+    format, dropped = image.format, _other_pictures(image)
+    # a PNG may have texts behind its pixels; other files are closed once these are read
+    before = None if format == "PNG" else read_metadata(image)
+    pixels, missing = _decoded(path, image)
+    metadata, notes = before or read_metadata(image)
+    duration = image.info.get("duration")  # known once the frame is decoded
+    notes = notes + missing
+    lower = None
+    try:
+        if deep:
+            with _opened(path, max_pixels) as again:
+                assert again is not None
+                again.seek(number)
+                ask_for_lower_bytes(again)
+                again.load()
+                lower = _upright(again)
+        photo = to_photo(_upright(pixels), metadata, lower)
+    except PixelError as error:
+        raise ImageError(f"{path}: {error}") from error
+    if dropped and not any("gain map" in note for note in notes):
+        notes.append(dropped)
+    return replace(photo, format=format, frames=count, duration=round(duration) if duration else None,
+                   notes=tuple(f"{path}: {note}" for note in [*notes, *photo.notes]))
+
+
+def _decoded(path: Path, image: Image.Image) -> tuple[Image.Image, list[str]]:
+    """The loaded picture, and a note where its file is cut off."""
+    try:
+        image.load()
+        return image, []
+    except Exception as error:  # every codec has its own exceptions for damaged data
+        # libjpeg itself fills what is missing within the file; only a file that ends too early is an error
+        completed = complete_jpeg(path) if image.format in ("JPEG", "MPO") else None
+        if completed is None or completed[1] >= 0.995:
+            raise ImageError(f"{path}: the picture is damaged or cut off ({first_line(error)}); "
+                             "get a fresh copy") from error
+        whole, share = completed
+        lost = f"{share:.0%} of the picture" if share else "0% of the picture, only the end of the file,"
+        return whole, [f"the file is cut off: {lost} is missing"]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a damaged EXIF block says nothing about the pixels
+        return image
+
+
+def _frames(image: Image.Image) -> int:
+    return int(getattr(image, "n_frames", 1)) if image.format in _SEQUENCES else 1
+
+
+def _other_pictures(image: Image.Image) -> str | None:
+    """What is said of pictures in a file that are none of its pages: of an MPO or HEIC."""
+    count = getattr(image, "n_frames", 1)
+    if image.format in _SEQUENCES or count < 2:
+        return None
+    return f"it holds {count} pictures (such as a second view, a preview or a gain map); only the first was enlarged"
+
+
+@contextmanager
+def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image | None]:
+    """The open picture, nothing decoded; None for a raw file, which the package rawpy reads."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with _open(path, max_pixels) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise _too_large(path, f"{width}x{height}", max_pixels)
-            if min(width, height) < MIN_SIDE:
-                raise ImageError(f"{path}: {width}x{height} pixels is too small; "
-                                 f"each side needs at least {MIN_SIDE}")
-            try:
-                image.load()
-            except Exception as error:  # every codec has its own exceptions for damaged data
-                raise ImageError(f"{path}: the picture is damaged or cut off ({first_line(error)}); "
-                                 "get a fresh copy") from error
-            exif = upright_exif(image)
-            try:
-                image = ImageOps.exif_transpose(image)
-            except Exception:  # a damaged EXIF block says nothing about the pixels
-                exif = None
-            return _photo(path, image, exif)
+        image = _open(path, max_pixels)
+        if image is None:
+            yield None
+            return
+        with image:
+            if image.width * image.height > max_pixels:
+                raise _too_large(path, f"{image.width}x{image.height}", max_pixels)
+            yield image
 
 
-def image_files(folder: str | os.PathLike[str], recursive: bool = True) -> list[Path]:
-    """The picture files in a folder by their suffix, sorted by path; hidden ones are left out."""
-    folder = Path(folder)
-    found = folder.rglob("*") if recursive else folder.glob("*")
-    return sorted(
-        path for path in found
-        if path.suffix.lower() in READABLE
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )  # fmt: skip
-
-
-def _open(path: Path, max_pixels: int) -> Image.Image:
-    """Header only; no pixel is decoded."""
-    heif = _register_heif()
-    Image.init()
+def _open(path: Path, max_pixels: int) -> Image.Image | None:
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
@@ -104,14 +199,19 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
             raise ImageError(f"{path}: is a {kind}, not a picture file")
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty (0 bytes); get a fresh copy")
-        return Image.open(path, formats=sorted(_DECODERS & set(Image.OPEN)))
+        image = Image.open(path, formats=decoders())
+        if image.format == "TIFF" and is_raw(path):
+            image.close()
+            _check_raw(path)
+            return None
+        return image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(path, "this picture", max_pixels) from error
     except Image.UnidentifiedImageError as error:
-        if READABLE.get(path.suffix.lower()) == "HEIF" and not heif:
-            raise ImageError(f"{path}: HEIC needs one more package: pip install pillow-heif") from error
-        raise ImageError(f"{path}: is not a picture this program can read; "
-                         "save it as PNG, JPEG, WebP, TIFF or BMP") from error
+        if describe(path) == RAW_SENTENCE:
+            _check_raw(path)
+            return None
+        raise ImageError(f"{path}: {_what_else(path)}") from error
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file; check the path") from error
     except ImageError:
@@ -120,58 +220,50 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
         raise ImageError(f"{path}: cannot be read ({first_line(error)})") from error
 
 
-def _register_heif() -> bool:
+def _what_else(path: Path) -> str:
+    """Of a file that is no picture for Pillow: the rest of a sentence."""
+    if READABLE.get(path.suffix.lower()) == "HEIF" and not has_heif():
+        return "HEIC needs one more package: pip install pillow-heif"
+    return describe(path) or "is not a picture this program can read; save it as PNG, JPEG, WebP, TIFF or BMP"
+
+
+def _check_raw(path: Path) -> None:
+    if "RAW" not in READABLE.values():
+        raise ImageError(f"{path}: {RAW_SENTENCE}")
+
+
+def _develop(path: Path, max_pixels: int) -> Photo:
+    """A raw file as the package rawpy develops it: the camera's white balance, sRGB, 16 bits."""
+    import numpy as np
+    import rawpy
+
     try:
-        import pillow_heif
-    except ImportError:
-        return False
-    pillow_heif.register_heif_opener()
-    return True
+        with rawpy.imread(str(path)) as raw:
+            if raw.sizes.width * raw.sizes.height > max_pixels:
+                raise _too_large(path, f"{raw.sizes.width}x{raw.sizes.height}", max_pixels)
+            developed: Any = raw.postprocess(use_camera_wb=True, output_bps=16)
+    except rawpy.LibRawError as error:
+        raise ImageError(f"{path}: this raw file cannot be developed ({first_line(error)}); "
+                         "develop it first and give the JPEG or TIFF") from error
+    if developed.shape[2] == 1:  # a sensor without colours
+        developed = np.repeat(developed, 3, 2)
+    rgb = ((developed.astype(np.int64) + 128) // 257).astype(np.uint8)
+    return Photo(rgb, metadata=Metadata(exif=_raw_exif(path)), deep=developed, format="RAW",
+                 notes=(f"{path}: it was developed from a raw file",))
+
+
+def _raw_exif(path: Path) -> bytes | None:
+    """Of a raw file that is a TIFF, as most are; rawpy turns the picture upright itself."""
+    try:
+        with Image.open(path, formats=["TIFF"]) as preview:
+            return read_metadata(preview)[0].exif
+    except Exception:  # another kind of file
+        return None
 
 
 def _too_large(path: Path, size: str, max_pixels: int) -> ImageError:
     return ImageError(f"{path}: {size} is over the limit of {max_pixels / 1e6:g} megapixels; "
                       "shrink it or cut it into parts first")
-
-
-def _photo(path: Path, image: Image.Image, exif: bytes | None) -> Photo:
-    """Decoded and upright -> 8-bit RGB and alpha."""
-    profile = image.info.get("icc_profile") or None
-    alpha = None
-    if image.mode.startswith("I"):
-        image = _eight_bits(path, image)
-    elif image.has_transparency_data:  # an alpha channel, or a colour or palette entry that is transparent
-        image = image.convert("RGBA" if image.mode not in ("LA", "La") else "LA")
-        alpha = np.array(image.getchannel("A"))
-        image = image.convert(image.mode.removesuffix("A"))
-    if image.mode == "F":  # its range is unknown, and Pillow would clip it to 0..255
-        raise ImageError(f"{path}: floating-point pixels are not supported; save it as 8- or 16-bit")
-    if profile and profile[16:20] != b"RGB ":  # bytes 16 to 19 of a profile's header: the colour space
-        image, profile = _to_srgb(image, profile), None
-    try:
-        rgb = np.array(image.convert("RGB"))
-    except ValueError as error:
-        raise ImageError(f"{path}: pixels of type {image.mode} are not supported; "
-                         "save it as 8- or 16-bit RGB or grey") from error
-    return Photo(rgb, alpha, profile, exif)
-
-
-def _eight_bits(path: Path, image: Image.Image) -> Image.Image:
-    """16-bit grey (which older Pillow opens as 32-bit integers) to 8 bits: 65535 -> 255."""
-    levels = np.asarray(image).astype(np.int64)
-    if levels.min() < 0 or levels.max() > 65_535:
-        raise ImageError(f"{path}: 32-bit pixels are not supported; save it as 8- or 16-bit")
-    return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
-
-
-def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Through the file's CMYK or grey profile; as it is where the profile does not fit the pixels."""
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return image
-    return converted or image
 
 
 def first_line(error: BaseException) -> str:

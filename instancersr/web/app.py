@@ -15,7 +15,6 @@ from typing import Any
 import gradio as gr
 
 from ..errors import UserError
-from ..images.reading import READABLE
 from ..presets import FIDELITY
 from ..upscaler import QUALITIES
 from .jobs import Job, Progress, Stopped, Worker
@@ -48,8 +47,9 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                     elem_id="heading")
         with gr.Row():
             with gr.Column(scale=1, min_width=340):
+                # any type: Gradio would refuse all files for the sake of one
                 photos = gr.File(label="Photos: drop, paste or choose", file_count="multiple", height=160,
-                                 file_types=["image", *READABLE], elem_id="photos")
+                                 elem_id="photos")
                 scale = gr.Radio(SCALES, value=4, label="Enlarge")
                 quality = gr.Radio([(name.capitalize(), name) for name in QUALITIES], value="balanced", label="Quality")
                 look = gr.Radio([(LOOKS[name], name) for name in FIDELITY], value="natural", label="Look")

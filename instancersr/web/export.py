@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..images.reading import Photo
+from ..images.metadata import Metadata
+from ..images.pixels import Photo
+from ..images.transparency import enlarge_alpha
 from ..images.writing import write_image
 
 PREVIEW_SIDE = 2400
@@ -26,21 +28,9 @@ def write_preview(path: Path, picture: Image.Image, photo: Photo, side: int = PR
     """A JPEG of the picture, at most `side` pixels a side, in the photo's colour profile; transparency is white."""
     size = _within(picture.size, side)
     shown = picture if size == picture.size else picture.resize(size, Image.Resampling.LANCZOS)
-    write_image(path, np.asarray(shown), alpha=_alpha(photo, size), icc_profile=photo.icc_profile)
+    alpha = None if photo.alpha is None else enlarge_alpha(photo.alpha, size)
+    write_image(path, np.asarray(shown), alpha=alpha, metadata=Metadata(icc_profile=photo.metadata.icc_profile))
     return path
-
-
-def write_result(path: Path, picture: Image.Image, photo: Photo) -> list[str]:
-    """The full picture with the photo's EXIF, colour profile and transparency; the format is the suffix's.
-
-    Returns:
-        One line for each thing the format could not keep.
-
-    Raises:
-        ImageError: the format cannot hold a picture of this size, or the file cannot be written.
-    """
-    return write_image(path, np.asarray(picture), alpha=_alpha(photo, picture.size), icc_profile=photo.icc_profile,
-                       exif=photo.exif)
 
 
 def write_zip(path: Path, files: list[Path]) -> Path:
@@ -87,12 +77,6 @@ def pack_map(ids: np.ndarray, objects: list[int]) -> dict[str, object]:
     place[objects] = np.arange(1, len(objects) + 1)
     packed = base64.b64encode(zlib.compress(place[ids].tobytes()))
     return {"width": ids.shape[1], "height": ids.shape[0], "data": packed.decode()}
-
-
-def _alpha(photo: Photo, size: tuple[int, int]) -> np.ndarray | None:
-    if photo.alpha is None:
-        return None
-    return np.array(Image.fromarray(photo.alpha).resize(size, Image.Resampling.LANCZOS))
 
 
 def _within(size: tuple[int, int], side: int) -> tuple[int, int]:

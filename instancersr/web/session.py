@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from ..images.reading import Photo
+from ..images.pixels import Photo
 from ..upscaler import Upscaled
 
 KEPT_PIXELS = 200_000_000
@@ -35,12 +35,14 @@ class Setting:
 class Result:
     """An enlarged photo.
 
-    name: of the results' files, without suffix. photo: the input. original: as the upscaler made it.
+    name: of the results' files, without suffix. source: the uploaded file. photo: what is in it. original: as the
+    upscaler made it.
     current: with the objects' settings. settings: by instance id, of the objects that have any.
     view: what the page shows.
     """
 
     name: str
+    source: Path
     photo: Photo
     original: Upscaled
     current: Upscaled

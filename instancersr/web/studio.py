@@ -7,14 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from ..batch.jobs import explain
+from ..batch.naming import distinct_stems
 from ..edits import Edit
 from ..errors import UserError
-from ..images.reading import ImageError, Photo, read_image
+from ..images.pixels import Photo
+from ..images.reading import ImageError, read_header, read_image
+from ..images.results import dropped_frames, write_result
 from ..upscaler import Quality, Upscaler
-from .export import PREVIEW_SIDE, describe_objects, pack_map, shrink_map, write_preview, write_result, write_zip
+from .export import PREVIEW_SIDE, describe_objects, pack_map, shrink_map, write_preview, write_zip
 from .jobs import Job, Stopped
 from .session import Result, Session, Setting
 
@@ -72,12 +76,14 @@ class Studio:
         with_objects = len(paths) == 1 and options.quality != "fast"
         folder = session.new_file("results")
         folder.mkdir()
+        names = _names(paths, options)
         for number, path in enumerate(paths):
             try:
-                result = self._enlarge(path, options, with_objects, _part(job, number, len(paths)))
+                result = self._enlarge(path, names[path], options, with_objects, _part(job, number, len(paths)))
                 if len(paths) > 1:
                     target = _free(folder / f"{result.name}{options.suffix}")
-                    outcome.notes += write_result(target, result.picture, result.photo)
+                    outcome.notes += _notes(write_result(target, [(np.asarray(result.picture), result.photo)]), result,
+                                            target)
                     files.append(target)
             except Stopped:
                 raise
@@ -87,7 +93,6 @@ class Studio:
                 outcome.pixels += result.picture.width * result.picture.height
                 outcome.done.append("{}: {} × {} → {} × {} pixels".format(
                     path.name, result.photo.rgb.shape[1], result.photo.rgb.shape[0], *result.picture.size))
-        outcome.notes = [note.replace(f"{folder}/", "") for note in outcome.notes]
         if files:
             outcome.archive = write_zip(session.new_file("instancersr.zip"), files)
             for file in files:
@@ -97,12 +102,12 @@ class Studio:
             outcome.view = result.view
         return outcome, result if len(paths) == 1 else None
 
-    def _enlarge(self, path: Path, options: Options, with_objects: bool,
+    def _enlarge(self, path: Path, name: str, options: Options, with_objects: bool,
                  progress: Callable[[int, int], None]) -> Result:
         photo = read_image(path, self._max_pixels)
         out = self._upscaler(photo.rgb, scale=options.scale, fidelity=options.fidelity, quality=options.quality,
                              keep_latents=with_objects, instances=with_objects, progress=progress)
-        return Result(f"{path.stem}_x{options.scale:g}", photo, out, out)
+        return Result(name, path, photo, out, out)
 
     def change(self, session: Session, result: Result, settings: dict[int, Setting], job: Job) -> None:
         """Gives the result's objects these settings: all of them to the original, so that their order is the same.
@@ -156,10 +161,10 @@ def save(session: Session, result: Result, suffix: str) -> tuple[Path, list[str]
     """
     path = session.new_file(f"{result.name}{suffix}")
     try:
-        notes = write_result(path, result.picture, result.photo)
+        notes = write_result(path, [(np.asarray(result.picture), result.photo)])
     except ImageError as error:
         raise UserError(str(error).replace(str(path), path.name)) from error
-    return path, [note.replace(str(path), path.name) for note in notes]
+    return path, _notes(notes, result, path)
 
 
 def address(path: Path) -> str:
@@ -176,6 +181,21 @@ def _merely_enlarged(photo: Photo, size: tuple[int, int]) -> Image.Image:
 def _part(job: Job, number: int, count: int) -> Callable[[int, int], None]:
     """The upscaler's progress with one of several photos, as a share of all of them."""
     return lambda done, total: job.report((number + done / total) / count)
+
+
+def _names(paths: list[Path], options: Options) -> dict[Path, str]:
+    """What the results' files are called, without suffix; photos that cannot be read own no name."""
+    mark = f"_x{options.scale:g}"
+    readable = [path for path in dict.fromkeys(paths) if read_header(path).problem is None]
+    stems = distinct_stems(readable, lambda path, stem: Path(f"{stem}{mark}{options.suffix}"), with_folders=False)
+    return {path: f"{stems.get(path, path.stem)}{mark}" for path in paths}
+
+
+def _notes(notes: list[str], result: Result, target: Path) -> list[str]:
+    """Notes without the server's paths, and one where a file has more pictures than the page enlarges."""
+    dropped = dropped_frames(result.source, result.photo, ".jpg")
+    lines = [*notes, dropped.rsplit(";", 1)[0]] if dropped else notes
+    return [line.replace(str(target), target.name).replace(str(result.source), result.source.name) for line in lines]
 
 
 def _free(path: Path) -> Path:

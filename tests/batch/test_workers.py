@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from instancersr.batch.jobs import plan_jobs
+from instancersr.batch.planning import plan_jobs
 from instancersr.batch.workers import Call, run_cluster, run_here, run_local
 from instancersr.errors import ModelError, UserError
 
@@ -27,7 +27,7 @@ def folder(tmp_path) -> Path:
 
 
 def jobs(folder: Path, output: str) -> list:
-    return plan_jobs([folder], folder.parent / f"{folder.name}-{output}", "_x4", ".png", False)
+    return plan_jobs([folder], folder.parent / f"{folder.name}-{output}", "_x4", ".png", False).jobs
 
 
 def pixels(folder: Path, output: str) -> list[np.ndarray]:

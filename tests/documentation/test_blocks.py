@@ -132,7 +132,7 @@ def test_a_watched_folder_until_ctrl_c(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_the_page_until_ctrl_c(tmp_path):
-    pytest.importorskip("gradio", reason="needs the page's packages: pip install 'instancersr[web]'")
+    pytest.importorskip("gradio", reason="needs the page's packages: pip install '.[web]'")
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", 7860)) == 0:
             pytest.skip("port 7860 is taken")

@@ -5,13 +5,18 @@ import os
 import struct
 import warnings
 import zlib
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
 
-from instancersr.images.reading import MAX_PIXELS, ImageError, image_files, read_image
+from raw_png import png
+
+from instancersr.images.folders import image_files
+from instancersr.images.metadata import Metadata
+from instancersr.images.reading import MAX_PIXELS, ImageError, read_image
 from instancersr.images.writing import check_writable, write_image
 
 needs_avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
@@ -27,17 +32,6 @@ def rgb() -> np.ndarray:
 @lru_cache  # a profile holds the second it was made in
 def srgb_profile() -> bytes:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
-def png(width: int, height: int, bits: int, color_type: int, data: bytes) -> bytes:
-    """A PNG file from scratch: Pillow writes no 16-bit RGB, and a huge header needs no pixels."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
-    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunks
 
 
 def error_of(path) -> str:
@@ -57,7 +51,7 @@ def test_lossless_formats_are_read_exactly(tmp_path, rgb, suffix):
     photo = read_image(tmp_path / f"a{suffix}")
     np.testing.assert_array_equal(photo.rgb, rgb)
     assert photo.rgb.dtype == np.uint8
-    assert photo.alpha is None and photo.icc_profile is None and photo.exif is None
+    assert photo.alpha is None and replace(photo.metadata, dpi=None) == Metadata()
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", pytest.param(".avif", marks=needs_avif)])
@@ -99,11 +93,11 @@ def test_alpha_of_grey_and_colour_is_kept_apart(tmp_path, rgb):
     alpha = rgb[..., 1]
     Image.fromarray(np.dstack([rgb, alpha])).save(tmp_path / "rgba.png")
     photo = read_image(tmp_path / "rgba.png")
-    np.testing.assert_array_equal(photo.rgb, rgb)
+    np.testing.assert_array_equal(photo.rgb[alpha > 0], rgb[alpha > 0])
     np.testing.assert_array_equal(photo.alpha, alpha)
     Image.fromarray(np.dstack([rgb[..., 0], alpha])).save(tmp_path / "la.png")
     photo = read_image(tmp_path / "la.png")
-    np.testing.assert_array_equal(photo.rgb[..., 2], rgb[..., 0])
+    np.testing.assert_array_equal(photo.rgb[..., 2][alpha > 0], rgb[..., 0][alpha > 0])
     np.testing.assert_array_equal(photo.alpha, alpha)
 
 
@@ -127,7 +121,8 @@ def test_cmyk_is_converted_and_its_profile_does_not_stay(tmp_path, rgb):
     fake = bytearray(srgb_profile())
     fake[16:20] = b"CMYK"
     cmyk.save(tmp_path / "b.tif", icc_profile=bytes(fake))
-    assert read_image(tmp_path / "b.tif").icc_profile is None
+    photo = read_image(tmp_path / "b.tif")
+    assert photo.metadata.icc_profile is None and "colour profile" in photo.notes[0]
 
 
 def test_profile_and_exif_are_kept_and_the_orientation_applied(tmp_path, rgb):
@@ -139,9 +134,9 @@ def test_profile_and_exif_are_kept_and_the_orientation_applied(tmp_path, rgb):
     Image.fromarray(rgb).save(tmp_path / "a.jpg", **options)
     photo = read_image(tmp_path / "a.jpg")
     np.testing.assert_allclose(photo.rgb.astype(int), np.rot90(rgb, -1), atol=6)
-    assert photo.icc_profile == srgb_profile()
+    assert photo.metadata.icc_profile == srgb_profile()
     back = Image.Exif()
-    back.load(photo.exif)
+    back.load(photo.metadata.exif)
     assert back[0x0112] == 1 and back[0x010F] == "Camera maker"
     assert back.get_ifd(0x8769)[0x9003] == "2020:02:20 20:20:20"
 
@@ -166,7 +161,7 @@ def test_damaged_exif_does_not_stop_a_picture(tmp_path, rgb):
 def test_storage_tags_of_a_tiff_do_not_travel(tmp_path, rgb):
     Image.fromarray(rgb).save(tmp_path / "a.tif", description="a cat", compression="tiff_lzw")
     back = Image.Exif()
-    back.load(read_image(tmp_path / "a.tif").exif)
+    back.load(read_image(tmp_path / "a.tif").metadata.exif)
     assert dict(back) == {270: "a cat"}
 
 
@@ -190,7 +185,10 @@ def test_truncated(tmp_path, suffix):
     for fraction in (0.02, 0.3, 0.7):
         path = tmp_path / f"{fraction}{suffix}"
         path.write_bytes(data[: int(len(data) * fraction)])
-        error_of(path)
+        if suffix == ".jpg" and fraction > 0.02:
+            assert "cut off" in read_image(path).notes[0]
+        else:
+            error_of(path)
 
 
 def test_damaged_bytes_never_raise_anything_else(tmp_path, rgb):
@@ -225,11 +223,6 @@ def test_the_limit_holds_where_pillow_has_none(tmp_path, monkeypatch):
     assert "60000x60000 is over the limit" in error_of(tmp_path / "big.png")
 
 
-def test_too_small(tmp_path):
-    Image.new("RGB", (400, 15)).save(tmp_path / "a.png")
-    assert "400x15 pixels is too small" in error_of(tmp_path / "a.png")
-
-
 def test_kinds_of_pixels_without_a_known_range_are_refused(tmp_path):
     Image.fromarray(np.linspace(0, 1, 400, dtype=np.float32).reshape(20, 20)).save(tmp_path / "f.tif")
     assert "floating-point" in error_of(tmp_path / "f.tif")
@@ -252,11 +245,11 @@ def test_profile_and_exif_are_written_with_the_new_size(tmp_path, rgb, suffix):
     exif[0x010F] = "Camera maker"
     exif.get_ifd(0x8769).update({0xA002: 6, 0xA003: 5, 0x9003: "2020:02:20 20:20:20"})
     path = tmp_path / f"a{suffix}"
-    write_image(path, rgb, exif=exif.tobytes(), icc_profile=srgb_profile())
+    write_image(path, rgb, metadata=Metadata(exif=exif.tobytes(), icc_profile=srgb_profile()))
     photo = read_image(path)
-    assert photo.icc_profile == srgb_profile()
+    assert photo.metadata.icc_profile == srgb_profile()
     back = Image.Exif()
-    back.load(photo.exif)
+    back.load(photo.metadata.exif)
     assert back[0x010F] == "Camera maker"
     assert dict(back.get_ifd(0x8769)) == {0xA002: 24, 0xA003: 20, 0x9003: "2020:02:20 20:20:20"}
 
@@ -276,7 +269,7 @@ def test_alpha_is_laid_over_white_where_it_cannot_be_kept(tmp_path, rgb, suffix)
 
 
 def test_bmp_notes_the_lost_profile(tmp_path, rgb):
-    (note,) = write_image(tmp_path / "a.bmp", rgb, icc_profile=srgb_profile())
+    (note,) = write_image(tmp_path / "a.bmp", rgb, metadata=Metadata(icc_profile=srgb_profile()))
     assert "no colour profile" in note
 
 

@@ -16,7 +16,7 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 @pytest.fixture(scope="session")
 def serve_page():
     """A context manager that serves the page for a pipeline, by a thread, and gives its address."""
-    pytest.importorskip("gradio", reason="needs the page's packages: pip install 'instancersr[web]'")
+    pytest.importorskip("gradio", reason="needs the page's packages: pip install '.[web]'")
     return served
 
 

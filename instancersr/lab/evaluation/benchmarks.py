@@ -14,7 +14,8 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from instancersr.errors import UserError
-from instancersr.images.reading import image_files, read_image
+from instancersr.images.folders import image_files
+from instancersr.images.reading import read_image
 
 from ..method.degradation import PRESETS, degrade
 from ..training.config import Section

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from instancersr.errors import UserError
+from instancersr.errors import UserError, how_to_install
 
 from ..training.config import Section
 from .benchmarks import Benchmark, BenchmarkConfig, Item, open_benchmark
@@ -131,7 +131,7 @@ def _boxes(config: EvaluationConfig, benchmarks: Sequence[Benchmark]) -> list[tu
     """
     items = {benchmark.name: {item.name: item for item in benchmark.items} for benchmark in benchmarks}
     if config.boxes and not find_spec("matplotlib"):
-        raise UserError("boxes: Figure 3 needs matplotlib; pip install 'instancersr[eval]'")
+        raise UserError(f"boxes: Figure 3 needs matplotlib; {how_to_install('eval')}")
     found = []
     for name, images in config.boxes.items():
         for image, values in images.items():
@@ -315,7 +315,7 @@ def _write_parquet(path: Path, head: tuple[str, ...], rows: Sequence[tuple], tel
         import pyarrow.parquet
     except ImportError as error:
         path.unlink(missing_ok=True)  # an earlier one would not be that of these records
-        tell(f"{path.name} is left out: it needs more packages ({error}); pip install 'instancersr[eval]'")
+        tell(f"{path.name} is left out: it needs more packages ({error}); {how_to_install('eval')}")
         return
     part = path.with_suffix(".part")
     columns = [list(column) for column in zip(*rows, strict=True)] or [[]] * len(head)

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from instancersr.errors import UserError
+from instancersr.errors import UserError, how_to_install
 
 PATIENCE = 60.0
 """Seconds that a metric may take to load and fetch its weights: a dead network must not stop an evaluation."""
@@ -80,7 +80,7 @@ def load_metrics(names: Sequence[str]) -> tuple[dict[str, Metric], dict[str, str
         try:
             loaded[name] = _on_luma(name) if spec.pyiqa_name is None else within(PATIENCE, partial(_pyiqa, spec))
         except ImportError as error:
-            missing[name] = f"it needs more packages ({error}); pip install 'instancersr[eval]'"
+            missing[name] = f"it needs more packages ({error}); {how_to_install('eval')}"
         except TimeoutError:
             missing[name] = (f"its weights were not there after {PATIENCE:.0f} s; fetch them once with python -c "
                              f"\"import pyiqa; pyiqa.create_metric('{spec.pyiqa_name}')\"")

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from instancersr.errors import how_to_install
+
 from .config import ConfigError
 
 TEXTURE_FLOOR = 1e-2
@@ -43,7 +45,7 @@ class PerceptualLoss(nn.Module):
 
             self.metric = pyiqa.create_metric("lpips-vgg", as_loss=True)
         except ImportError as error:
-            raise ConfigError("perceptual.weight: needs pyiqa; pip install 'instancersr[train]'") from error
+            raise ConfigError(f"perceptual.weight: needs pyiqa; {how_to_install('train')}") from error
         except (OSError, RuntimeError) as error:
             raise ConfigError(f"perceptual.weight: VGG16 weights for LPIPS were not found in TORCH_HOME and could "
                               f"not be fetched ({type(error).__name__})") from error

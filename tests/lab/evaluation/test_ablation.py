@@ -84,7 +84,7 @@ def mini(photo_folder, tiny_model, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(mini) -> Path:
-    pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'instancersr[eval]'")
+    pytest.importorskip("sklearn", reason="needs scikit-learn: pip install '.[eval]'")
     return run_ablation(mini)
 
 

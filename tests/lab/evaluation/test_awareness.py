@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'instancersr[eval]'")
+pytest.importorskip("sklearn", reason="needs scikit-learn: pip install '.[eval]'")
 
 from instancersr.lab.evaluation.awareness import PatchFeatures, adjusted_rand_index, map_quality, probe_accuracy
 

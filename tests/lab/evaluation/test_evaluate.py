@@ -163,7 +163,7 @@ def test_progress_counts_what_is_left_to_measure(folders):
 
 
 def test_parquet_holds_the_records_of_the_csv(folders):
-    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow: pip install 'instancersr[eval]'")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow: pip install '.[eval]'")
     folder = evaluate(configuration(folders, cubic="bicubic"))
     table = parquet.read_table(folder / "records.parquet").to_pylist()
     assert [{name: str(value) for name, value in row.items()} for row in table] == rows(folder / "records.csv")

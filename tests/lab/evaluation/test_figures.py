@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'instancersr[eval]'")
-pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'instancersr[eval]'")
+pytest.importorskip("matplotlib", reason="needs matplotlib: pip install '.[eval]'")
+pytest.importorskip("sklearn", reason="needs scikit-learn: pip install '.[eval]'")
 
 from instancersr.lab.evaluation.awareness import PatchFeatures
 from instancersr.lab.evaluation.figures import Box, Series, comparison_figure, curve_figure, silhouette, tsne_figure

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
+from instancersr.errors import UserError, how_to_install
 from instancersr.instances.codes import SCALE_RANGE
 from instancersr.instances.patches import patch_ids
 
@@ -353,7 +354,7 @@ def load_teacher(name: str, layer: int | None) -> Dinov2Teacher:
     try:
         return Dinov2Teacher(name, layer)
     except ImportError as error:
-        raise ConfigError("alignment.teacher: needs transformers; pip install 'instancersr[train]'") from error
+        raise ConfigError(f"alignment.teacher: needs transformers; {how_to_install('train')}") from error
     except OSError as error:
         raise ConfigError(f"alignment.teacher: no weights of {name}; fetch them with `hf download {name}` or set "
                           "alignment.teacher=null") from error

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("transformers", reason="needs transformers: pip install 'instancersr[train]'")
+pytest.importorskip("transformers", reason="needs transformers: pip install '.[train]'")
 from pycocotools import mask as coco
 from transformers import (
     Dinov2Config,

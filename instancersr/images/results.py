@@ -1,0 +1,61 @@
+"""A result on its way to its file: the source's transparency, 16 bits and metadata join the enlarged pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .deep import deepen
+from .formats import WITH_16_BITS, holds_frames, written_format
+from .pixels import Photo
+from .transparency import enlarge_alpha
+from .writing import Compression, Frame, write_frames
+
+
+def write_result(path: Path, results: Sequence[tuple[np.ndarray, Photo]],
+                 compression: Compression | None = None) -> list[str]:
+    """Writes what was made of a photo, or of all pages or frames of a file.
+
+    Args:
+        path: where to; its suffix names the format.
+        results: each picture (H, W, 3) uint8 with the photo it was made from.
+        compression: as `write_image`.
+
+    Returns:
+        One line for each thing that was dropped or changed, in reading or in writing.
+
+    Raises:
+        ImageError: as `write_image`.
+    """
+    first = results[0][1]
+    format = written_format(path.suffix) or ""
+    frames = [_frame(picture, photo, format) for picture, photo in results]
+    notes = [note for _, photo in results for note in photo.notes]
+    if first.deep is not None and (format not in WITH_16_BITS or (format == "PNG" and len(frames) > 1)):
+        notes.append(f"{path}: {format} was given 8 of the source's 16 bits; PNG and TIFF pictures keep them")
+        if first.stretch > 1:
+            bits = 16 - (first.stretch.bit_length() - 1)
+            notes.append(f"{path}: the source uses {bits} of its 16 bits, so its levels were multiplied by "
+                         f"{first.stretch}")
+    return [*dict.fromkeys(notes), *write_frames(path, frames, metadata=first.metadata, compression=compression)]
+
+
+def dropped_frames(source: Path, photo: Photo, suffix: str) -> str | None:
+    """A line where a result of this suffix cannot hold all pages or frames of its source."""
+    if photo.frames < 2 or holds_frames(suffix, photo.format or ""):
+        return None
+    kind = "pages" if photo.format == "TIFF" else "frames"
+    return (f"{source}: only the first of its {photo.frames} {kind} was enlarged; "
+            f"{'TIFF keeps' if kind == 'pages' else 'WebP, AVIF and PNG keep'} all of them")
+
+
+def _frame(picture: np.ndarray, photo: Photo, format: str) -> Frame:
+    height, width = picture.shape[:2]
+    alpha = None if photo.alpha is None else enlarge_alpha(photo.alpha, (width, height))
+    if photo.deep is not None and format in WITH_16_BITS:
+        deep = deepen(picture, photo.deep)
+        highest = 65_536 // photo.stretch - 1
+        picture = np.minimum(np.rint(deep / np.float32(photo.stretch)), highest).astype(np.uint16)
+    return Frame(picture, alpha, photo.duration)
