@@ -296,7 +296,11 @@ class Upscaler:
         """
         photo = restored
         if min(references) < 1:
-            photo = self.engine.finish(restored, features) if z_x is None else self.engine.decode(z_x, features, tokens)
+            if z_x is None:
+                assert restored is not None  # nothing else to draw from
+                photo = self.engine.finish(restored, features)
+            else:
+                photo = self.engine.decode(z_x, features, tokens)
         return {f: match_color(_between(photo, restored, f), reference, color_fix)
                 for f, reference in references.items()}
 
