@@ -17,7 +17,7 @@ import gradio as gr
 from ..errors import UserError
 from ..images.reading import READABLE
 from ..presets import FIDELITY
-from ..upscaler import QUALITIES, Quality
+from ..recipe import QUALITIES, Quality
 from .jobs import Job, Progress, Stopped, Worker
 from .session import Result, Sessions, Setting
 from .studio import Options, Outcome, Studio, address, save

@@ -13,7 +13,8 @@ from ..batch.jobs import explain
 from ..edits import Edit
 from ..errors import UserError
 from ..images.reading import ImageError, Photo, read_image
-from ..upscaler import Quality, Upscaler
+from ..recipe import Quality
+from ..upscaler import Upscaler
 from .export import PREVIEW_SIDE, describe_objects, pack_map, shrink_map, write_preview, write_result, write_zip
 from .jobs import Job, Stopped
 from .session import Result, Session, Setting
