@@ -17,7 +17,8 @@ from PIL import Image
 
 from instancersr.lab.evaluation.metrics import Metric
 from instancersr.loading import load_upscaler
-from instancersr.upscaler import QUALITIES, Upscaler
+from instancersr.recipe import QUALITIES
+from instancersr.upscaler import Upscaler
 
 FIDELITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 SETTINGS = {"fidelity": FIDELITIES, "quality": QUALITIES}

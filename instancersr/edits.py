@@ -19,7 +19,7 @@ from .images.reading import ImageError, read_image
 from .tiling import Tile, blend_window
 
 if TYPE_CHECKING:
-    from .upscaler import Recipe
+    from .recipe import Recipe
 
 Target = int | tuple[int, int] | np.ndarray
 

@@ -104,9 +104,9 @@ def _only_torch_has_cuda() -> bool:
 
 
 def _load_onnx(model: Model, device: Device, threads: int | None, shared: bool) -> Upscaler:
-    from .engines.onnx import OnnxEngine, Settings, cores_are_busy, pick_device
+    from .engines.onnx import OnnxEngine, SessionSettings, cores_are_busy, pick_device
 
-    engine = OnnxEngine(model, Settings(pick_device(device), threads, shared or cores_are_busy()))
+    engine = OnnxEngine(model, SessionSettings(pick_device(device), threads, shared or cores_are_busy()))
     return Upscaler(engine, model.schedule, model.defaults)
 
 

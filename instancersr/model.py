@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from .recipe import Defaults
 from .sampling import Schedule
-from .upscaler import Defaults
 
 BUILTIN = Path(__file__).parent / "weights"
 INDEX = "model_index.json"

@@ -161,7 +161,7 @@ class Known:
         total = np.sqrt(self.share**2 + (1 - self.share) ** 2)
         return (self.share * new + (1 - self.share) * self.noise) / total
 
-    def hold(self, z_t: np.ndarray, alpha: float | np.float32, sigma: float | np.float32) -> np.ndarray:
+    def hold(self, z_t: np.ndarray, alpha: float | np.floating, sigma: float | np.floating) -> np.ndarray:
         """z_t with the held part as it was at that noise."""
         return self.share * z_t + (1 - self.share) * (alpha * self.z + sigma * self.noise)
 

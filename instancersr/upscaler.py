@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from .color import COLOR_FIXES, match_color
+from .color import match_color
 from .constraints import apply_constraints
 from .edits import (
     Edit,
@@ -34,29 +34,17 @@ from .images.pixels import to_photo
 from .images.reading import read_image
 from .instances.codes import decode_id_map
 from .instances.regions import segment
+from .recipe import BEST_STEPS, QUALITIES, Defaults, Quality, Recipe, check, check_choice
 from .sampling import Known, NoiseField, Schedule, sample
 from .tiling import IdCanvas, Tile, TileCanvas, fitted_side, plan_tiles
 
 Picture = Image.Image | np.ndarray | str | os.PathLike
-Quality = Literal["fast", "balanced", "best"]
 Progress = Callable[[int, int], None]
 
-QUALITIES: tuple[Quality, ...] = ("fast", "balanced", "best")
-"""fast: the photo is drawn without a sample. balanced: the model's own number of steps. best: BEST_STEPS."""
-BEST_STEPS = 4
 TILE, SMALLEST_TILE = 128, 32
 """Side of a tile in LR pixels, and how small it may become when memory runs out."""
 OVERLAP = 16
 """Least overlap of neighbouring tiles in LR pixels."""
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """What a model does where the call does not say: sampling steps, fidelity, one of QUALITIES."""
-
-    steps: int = 4
-    fidelity: float = 0.0
-    quality: Quality = "balanced"
 
 
 @dataclass
@@ -69,46 +57,6 @@ class Upscaled:
     images: list[Image.Image]
     instances: list[np.ndarray]
     kept: Kept | None = None
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A call's arguments, checked, with the model's defaults in.
-
-    from_sample: whether the photo is drawn from a sample, or else from y-hat alone. maps: whether instances are wanted.
-    keep: whether edits may follow. layer: of the noise, 1 for the second pass of an enlargement beyond the model's own.
-    The others are as in `Upscaler.__call__`.
-    """
-
-    scale: float
-    steps: int
-    seed: int
-    start_from: str
-    fidelity: float
-    strength: float
-    color_fix: str
-    tile: int | None
-    tile_batch: int
-    overlap: int
-    from_sample: bool
-    maps: bool
-    keep: bool
-    layer: int = 0
-
-    @property
-    def shown(self) -> float:
-        """The fidelity that fidelity and strength together ask for."""
-        return 1 - self.strength * (1 - self.fidelity) if self.strength != 1 else self.fidelity
-
-    @property
-    def fidelities(self) -> set[float]:
-        """Those of the pictures that are made: for edits also the two ends of a strength."""
-        return {self.shown, self.fidelity, 1.0} if self.keep else {self.shown}
-
-    @property
-    def samples(self) -> bool:
-        """Whether a sample is needed at all."""
-        return self.maps or self.keep or (self.from_sample and self.shown < 1)
 
 
 @dataclass
@@ -173,7 +121,7 @@ class Upscaler:
         """
         lr = _to_array(image)
         quality = self.defaults.quality if quality is None else quality
-        _check_choice("quality", quality, QUALITIES)
+        check_choice("quality", quality, QUALITIES)
         steps = BEST_STEPS if quality == "best" else self.defaults.steps
         keep = keep_latents or len(edits) > 0
         fast = (quality == "fast" and self.engine.finishes and num_inference_steps is None and start_from == "noise"
@@ -181,7 +129,7 @@ class Upscaler:
         recipe = Recipe(scale, steps if num_inference_steps is None else num_inference_steps, seed, start_from,
                         self.defaults.fidelity if fidelity is None else fidelity, strength, color_fix, tile, tile_batch,
                         overlap, not fast, instances or len(edits) > 0, keep)
-        _check(recipe, lr)
+        check(recipe)
         kept = self._upscale(lr, recipe, progress)
         out = self._render(kept, progress)
         if edits:
@@ -299,7 +247,11 @@ class Upscaler:
         """
         photo = restored
         if min(references) < 1:
-            photo = self.engine.finish(restored, features) if z_x is None else self.engine.decode(z_x, features, tokens)
+            if z_x is None:
+                assert restored is not None  # nothing else to draw from
+                photo = self.engine.finish(restored, features)
+            else:
+                photo = self.engine.decode(z_x, features, tokens)
         return {f: match_color(_between(photo, restored, f), reference, color_fix)
                 for f, reference in references.items()}
 
@@ -374,35 +326,9 @@ def _to_array(image: Picture) -> np.ndarray:
     array = to_photo(image).rgb if isinstance(image, Image.Image) else image
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise ValueError(f"image: expected (H, W, 3) uint8, not {array.shape} {array.dtype}")
-    return array
-
-
-def _check(recipe: Recipe, lr: np.ndarray) -> None:
-    if not lr.size:
+    if not array.size:
         raise ValueError("image: it has no pixels")
-    if not 1 <= recipe.scale <= SCALE**2:
-        raise ValueError(f"scale must be 1 to {SCALE**2}, not {recipe.scale}")
-    if recipe.steps < 1:
-        raise ValueError(f"num_inference_steps must be 1 or more, not {recipe.steps}")
-    if not 0 <= recipe.seed < 2**64:
-        raise ValueError(f"seed must be 0 to 2^64 - 1, not {recipe.seed}")
-    _check_choice("start_from", recipe.start_from, ("noise", "lr"))
-    if not 0 <= recipe.fidelity <= 1:
-        raise ValueError(f"fidelity must be 0 to 1, not {recipe.fidelity}")
-    _check_choice("color_fix", recipe.color_fix, COLOR_FIXES)
-    if recipe.tile is not None and recipe.tile < SMALLEST:
-        raise ValueError(f"tile must be at least {SMALLEST}, not {recipe.tile}")
-    if recipe.tile_batch < 1:
-        raise ValueError(f"tile_batch must be 1 or more, not {recipe.tile_batch}")
-    if not 0 <= recipe.strength <= 1:
-        raise ValueError(f"strength must be 0 to 1, not {recipe.strength}")
-    if recipe.overlap < 0:
-        raise ValueError(f"overlap must be 0 or more, not {recipe.overlap}")
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+    return array
 
 
 def _pixels(picture: np.ndarray, tiles: list[Tile]) -> np.ndarray:

@@ -9,7 +9,8 @@ from skimage import data
 from instancersr.edits import Edit
 from instancersr.loading import load_upscaler
 from instancersr.model import GRAPHS
-from instancersr.upscaler import Defaults, Upscaler
+from instancersr.recipe import Defaults
+from instancersr.upscaler import Upscaler
 
 
 @pytest.fixture(scope="module")

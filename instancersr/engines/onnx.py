@@ -27,7 +27,7 @@ OUT_OF_MEMORY = ("failed to allocate", "bad allocation", "bad_alloc", "out of me
 
 
 @dataclass(frozen=True)
-class Settings:
+class SessionSettings:
     """How sessions are opened.
 
     device: one of PROVIDERS. threads: of the CPU, None for ONNX Runtime's choice.
@@ -59,7 +59,7 @@ def usable_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def open_session(graph: Path, settings: Settings, weights: Mapping[str, np.ndarray] | None = None,
+def open_session(graph: Path, settings: SessionSettings, weights: Mapping[str, np.ndarray] | None = None,
                  ) -> ort.InferenceSession:
     """A graph, ready to run.
 
@@ -111,7 +111,7 @@ class OnnxEngine:
     name = "onnx"
     precision = "float32"
 
-    def __init__(self, model: Model, settings: Settings):
+    def __init__(self, model: Model, settings: SessionSettings):
         self._model, self._settings = model, settings
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._lock = threading.Lock()

@@ -18,8 +18,9 @@ from PIL import Image
 from ..edits import Edit, Kept
 from ..engines.torch import TorchEngine
 from ..model import GRAPHS, Model, find_model
+from ..recipe import Defaults, Quality
 from ..sampling import Schedule
-from ..upscaler import OVERLAP, Defaults, Picture, Progress, Quality, Upscaled, Upscaler
+from ..upscaler import OVERLAP, Picture, Progress, Upscaled, Upscaler
 from .method import models
 from .method.models import ControlNet, DetailDecoder, JointDiT, MapDecoder, RestorationNetwork
 

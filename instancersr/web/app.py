@@ -16,7 +16,7 @@ import gradio as gr
 
 from ..errors import UserError
 from ..presets import FIDELITY
-from ..upscaler import QUALITIES
+from ..recipe import QUALITIES, Quality
 from .jobs import Job, Progress, Stopped, Worker
 from .session import Result, Sessions, Setting
 from .studio import Options, Outcome, Studio, address, save
@@ -96,7 +96,7 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                 logging.getLogger(__name__).exception("a job failed")
                 yield {status: _problems(["This did not work; the server's log says why."]), **busy(False)}
 
-        async def enlarge(paths: list[str] | None, times: float, chosen_quality: str, chosen_look: str, ending: str,
+        async def enlarge(paths: list[str] | None, times: float, chosen_quality: Quality, chosen_look: str, ending: str,
                           request: gr.Request) -> AsyncGenerator[dict, None]:
             if not paths:
                 yield {status: _problems(["Choose a photo first."])}

@@ -17,7 +17,8 @@ from ..errors import UserError
 from ..images.pixels import Photo
 from ..images.reading import ImageError, read_header, read_image
 from ..images.results import dropped_frames, write_result
-from ..upscaler import Quality, Upscaler
+from ..recipe import Quality
+from ..upscaler import Upscaler
 from .export import PREVIEW_SIDE, describe_objects, pack_map, shrink_map, write_preview, write_zip
 from .jobs import Job, Stopped
 from .session import Result, Session, Setting
