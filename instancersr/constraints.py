@@ -101,7 +101,7 @@ def _ends_on_a_grid(flat: np.ndarray) -> bool:
     for axis in (0, 1):
         change = np.diff(flat.astype(np.int8), axis=axis)
         ends, begins = (np.bincount(np.nonzero(change == sign)[axis] % GRID, minlength=GRID) for sign in (-1, 1))
-        # a block's outer pixels differ from their neighbours: areas end one pixel before a line, and begin one behind it
+        # a block's outer pixels differ from their neighbours: areas end a pixel before a line, and begin one behind
         lines = ends + np.roll(begins, -2)
         if lines.any():
             shares.append(lines.max() / lines.sum())

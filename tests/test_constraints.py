@@ -61,7 +61,7 @@ def test_the_change_to_the_network_is_gradual():
 
 def test_noise_shades_and_jpeg_blocks_are_not_flat(tmp_path):
     assert not flat_share(noise(64, 64, 3)).any()
-    shade = np.linspace(0, 60, 64).round().astype(np.uint8)[None, :, None].repeat(64, 0).repeat(3, 2)  # bands of one pixel
+    shade = np.linspace(0, 60, 64).round().astype(np.uint8)[None, :, None].repeat(64, 0).repeat(3, 2)
     assert not flat_share(shade).any()
     photo = Image.fromarray(noise(16, 16, 3)).resize((128, 128), Image.Resampling.BICUBIC)
     photo.filter(ImageFilter.GaussianBlur(4)).save(tmp_path / "a.jpg", quality=5)

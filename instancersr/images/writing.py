@@ -15,7 +15,7 @@ from PIL import Image
 
 from .deep import SAVERS, save_tiff_pages
 from .embedding import save_options
-from .formats import LONGEST_SIDE, WITH_16_BITS, WITH_ALPHA, WRITABLE, written_format
+from .formats import LONGEST_SIDE, MOST_PIXELS, WITH_16_BITS, WITH_ALPHA, WRITABLE, written_format
 from .grey_profile import grey_profile
 from .metadata import BMP_MARK, Metadata
 from .pixels import is_grey
@@ -209,6 +209,8 @@ def check_writable(path: str | os.PathLike[str], width: int = 1, height: int = 1
     limit = LONGEST_SIDE.get(format)
     if limit and max(width, height) > limit:
         raise ImageError(f"{path}: {width}x{height} is beyond the {limit} pixels of {format}; use PNG")
+    if width * height > MOST_PIXELS.get(format, width * height):
+        raise ImageError(f"{path}: {width}x{height} is more than decoders of {format} take; use PNG")
     if len(os.fsencode(path.name)) > _LONGEST_NAME:
         raise ImageError(f"{path}: this name is too long for a file; give a shorter one")
     try:

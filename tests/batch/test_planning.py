@@ -1,4 +1,4 @@
-"""Which file becomes which: every source has a result of its own, the same in every run, and what is left out is told."""
+"""Which file becomes which: each source has a result of its own, the same in every run; what is left out is told."""
 
 import os
 from pathlib import Path

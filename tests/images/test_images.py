@@ -2,16 +2,13 @@
 
 import io
 import os
-import struct
 import warnings
-import zlib
 from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
-
 from raw_png import png
 
 from instancersr.images.folders import image_files
