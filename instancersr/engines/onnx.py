@@ -21,9 +21,12 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "ro
 AUTOMATIC = ("cuda", "rocm", "directml", "cpu")
 """Devices that are taken unasked, the best first. CoreML and OpenVINO compile for each size of tile, which takes longer
 than most photos."""
-ERRORS, FATAL = 3, 4
-"""Levels of ONNX Runtime's log."""
+FATAL = 4
+"""Level of ONNX Runtime's log from which it writes on stderr: what goes wrong is in its exceptions as well."""
 OUT_OF_MEMORY = ("failed to allocate", "bad allocation", "bad_alloc", "out of memory", "allocate memory")
+
+
+ort.set_default_logger_severity(FATAL)
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def open_session(graph: Path, settings: SessionSettings, weights: Mapping[str, n
             the part), of the dtype and shape of those; bfloat16 as uint16.
     """
     options = ort.SessionOptions()
-    options.log_severity_level = ERRORS
+    options.log_severity_level = FATAL
     options.intra_op_num_threads = settings.threads or own_threads()
     if settings.shared:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -15,18 +15,18 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 @pytest.fixture(scope="session")
 def serve_page():
-    """A context manager that serves the page for a pipeline, by a thread, and gives its address."""
+    """A context manager that serves the page for an upscaler, by a thread, and gives its address."""
     pytest.importorskip("gradio", reason="needs the page's packages: pip install '.[web]'")
     return served
 
 
 @contextmanager
-def served(pipe, **options):
+def served(upscaler, **options):
     import uvicorn
 
     from instancersr.web.server import page_app
 
-    with socket.create_server(("127.0.0.1", 0)) as listener, page_app(pipe, 2_000_000, **options) as app:
+    with socket.create_server(("127.0.0.1", 0)) as listener, page_app(upscaler, 2_000_000, **options) as app:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -30,9 +30,9 @@ def photo(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(serve_page):
-    from instancersr import InstanceRSRPipeline
+    from instancersr.loading import load_upscaler
 
-    with serve_page(InstanceRSRPipeline.from_pretrained("builtin")) as address:
+    with serve_page(load_upscaler()) as address:
         yield address
 
 

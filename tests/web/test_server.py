@@ -22,7 +22,7 @@ API = "gradio_api/"
 
 
 class GatedPipeline:
-    """The real pipeline, which after each tile waits until the test lets it go on, and counts each job's tiles."""
+    """The real upscaler, which after each tile waits until the test lets it go on, and counts each job's tiles."""
 
     def __init__(self, pipe):
         self._pipe = pipe
@@ -49,9 +49,9 @@ class GatedPipeline:
 
 @pytest.fixture(scope="module")
 def pipe(tiny_model):
-    from instancersr import InstanceRSRPipeline
+    from instancersr.loading import load_upscaler
 
-    return GatedPipeline(InstanceRSRPipeline.from_pretrained(tiny_model))
+    return GatedPipeline(load_upscaler(str(tiny_model), threads=1))
 
 
 @pytest.fixture(scope="module")
