@@ -251,6 +251,25 @@ def test_a_bad_photo_does_not_stop_the_others(address, photo, tmp_path):
     assert sorted(zipfile.ZipFile(archive).namelist()) == ["photo_x4.png", "photo_x4_2.png"]
 
 
+def test_photos_of_one_name_keep_both_and_an_odd_file_refuses_no_other(address, tmp_path):
+    """The zip's names are those of the command line; notes and problems name files, never a path of the server."""
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels).save(tmp_path / "a.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-2])
+    (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(100))
+    client = Client(address, "names")
+    client.enlarge(client.upload(*(tmp_path / name for name in ("a.png", "clip.mp4", "a.jpg", "cut.jpg"))))
+    text = client.outcome()
+    assert text.count("class='problem'") == 1 and "clip.mp4: is a video" in text
+    assert "cut.jpg: the file is cut off" in text and str(tmp_path) not in text and "/tmp/gradio" not in text
+    link = text.split("<a href='")[1].split("'")[0]
+    assert text.replace(link, "").count("/tmp/") == text.replace(link, "").count("file=/tmp/")
+    archive = tmp_path / "got.zip"
+    archive.write_bytes(client.http.get(link).content)
+    assert sorted(zipfile.ZipFile(archive).namelist()) == ["a_jpg_x4.png", "a_png_x4.png", "cut_x4.png"]
+
+
 def test_paths_outside_the_upload_folder_are_refused(address, photo):
     client = Client(address, "path")
     for path in ("/etc/passwd", "../../../etc/passwd", str(photo)):
