@@ -1,82 +1,80 @@
-"""Photos a second of `instancersr prepare` against a plain Python loop over the same steps, in one run.
+"""Photos a second of `instancersr prepare`: what a core cuts, what a GPU would encode, and what that means for SA-1B.
 
-    python benchmarks/prepare.py PHOTOS [--size 512] [--workers 2] [--limit 500] [--features FOLDER] [--rounds 2]
+    python benchmarks/prepare.py [PHOTOS] [--size 512] [--masks 100] [--photos 16] [--workers 2] [--gpu H100]
 
-The loop makes each photo's sample and adds it to a tar, one after the other, in one process and one thread. Both take
-turns. Two ratios are printed: with the seconds that the workers' processes need to start, and without.
+PHOTOS is a folder or tars, as for the command; without it, photos of 1500 x 2250 pixels, as SA-1B has them, are made of
+scikit-image's, with Voronoi cells as masks. The cores' stage is measured, in CPU seconds of one process, and the
+command's own rate with `--workers` processes beside it. The GPU's stage is simulated: an encoding by Stable Diffusion's
+autoencoder of the photo and of its map, from the FLOPs that `instancersr plan` counts, at the share --mfu of the peak.
 """
 
 import argparse
-import io
+import json
 import os
-import tarfile
 import tempfile
 import time
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from instancersr.lab.data.prepare.photos import Photo, find_photos
+import numpy as np
+from PIL import Image
+from samples import voronoi
+from skimage import data
+
+from instancersr.instances.annotations import annotations_from_id_map
+from instancersr.lab.data.prepare.photos import find_photos
 from instancersr.lab.data.prepare.run import prepare_photos
-from instancersr.lab.data.prepare.sample import Sample, Settings, make_sample
+from instancersr.lab.data.prepare.sample import Settings, make_drafts
+from instancersr.lab.evaluation.flops import Networks
+from instancersr.lab.evaluation.plan import find_gpu
+from instancersr.lab.training.config import load_config
+
+SA1B = 11.2e6
+"""Photos."""
 
 
-def plain_loop(photos: list[Photo], out: Path, settings: Settings) -> float:
-    """Photos a second."""
-    started = time.perf_counter()
-    with tarfile.open(out / "shard.tar", "w") as tar:
-        for photo in photos:
-            sample = make_sample(photo, settings, "cpu")
-            if isinstance(sample, Sample):
-                for suffix, content in sample.files:
-                    member = tarfile.TarInfo(f"{sample.key}.{suffix}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
-    return len(photos) / (time.perf_counter() - started)
-
-
-def pool(photos: Path, out: Path, settings: Settings, workers: int) -> tuple[float, float]:
-    """Photos a second, with the start of the workers and from the first photo on."""
-    times: list[tuple[int, float]] = []
-    started = time.perf_counter()
-    prepare_photos(photos, out, settings, shard_photos=100, workers=workers,
-                   progress=lambda done, total: times.append((done, time.perf_counter())))
-    ended = time.perf_counter()
-    first, last = next(entry for entry in times if entry[0]), times[-1]
-    return last[0] / (ended - started), (last[0] - first[0]) / (last[1] - first[1])
-
-
-def unpack(photos: str, folder: Path, limit: int) -> None:
-    """The first `limit` photos and their masks as files of one folder."""
-    for photo in find_photos(photos)[0][:limit]:
-        (folder / f"{photo.key}.{photo.suffix}").write_bytes(photo.picture.read())
-        if photo.masks:
-            (folder / f"{photo.key}.json").write_bytes(photo.masks.read())
+def make_photos(folder: Path, count: int, masks: int) -> None:
+    """Photos of SA-1B's size with as many masks each."""
+    pictures = [data.astronaut(), data.coffee(), data.chelsea()]
+    for number in range(count):
+        Image.fromarray(pictures[number % 3]).resize((2250, 1500)).save(folder / f"{number}.jpg", quality=90)
+        ids = Image.fromarray(voronoi(512, masks, number)).resize((2250, 1500), Image.Resampling.NEAREST)
+        (folder / f"{number}.json").write_text(json.dumps(annotations_from_id_map(np.asarray(ids), f"{number}.jpg")))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", help="a folder of photos, or tars, as for the command")
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--limit", type=int, default=500, help="photos to take")
-    parser.add_argument("--features", help="a DINOv2 whose features are stored too")
-    parser.add_argument("--rounds", type=int, default=2)
-    arguments = parser.parse_args()
-    settings = Settings(size=arguments.size, features=arguments.features)
-    with tempfile.TemporaryDirectory() as folder:
-        photos = Path(folder, "photos")
-        photos.mkdir()
-        unpack(arguments.photos, photos, arguments.limit)
-        found = find_photos(photos)[0]
-        for round in range(arguments.rounds):
-            out = Path(folder, f"plain{round}")
-            out.mkdir()
-            plain = plain_loop(found, out, settings)
-            whole, steady = pool(photos, Path(folder, f"pool{round}"), settings, arguments.workers)
-            print(f"{len(found)} photos, size {arguments.size}: plain loop {plain:.1f} photos/s, {arguments.workers} "
-                  f"workers {whole:.1f} ({whole / plain:.2f}x) with their start, {steady:.1f} ({steady / plain:.2f}x) "
-                  "without", flush=True)
+    parser.add_argument("source", nargs="?")
+    for name, value in {"size": 512, "masks": 100, "photos": 16, "workers": 2}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--gpu", default="H100")
+    parser.add_argument("--mfu", type=float, default=0.45)
+    options = parser.parse_args()
+    settings = Settings(options.size)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "photos"
+        folder.mkdir()
+        if options.source is None:
+            make_photos(folder, options.photos, options.masks)
+        source = options.source or folder
+        photos = find_photos(source)[0][: options.photos]
+        make_drafts(photos[:1], settings)
+        start = time.process_time()
+        make_drafts(photos, settings)
+        per_core = len(photos) / (time.process_time() - start)
+        start = time.perf_counter()
+        made = prepare_photos(source, Path(temporary) / "out", settings, workers=options.workers)
+        rate = made["photos"] / (time.perf_counter() - start)
+    config = load_config(Path(__file__).parents[1] / "configs/paper.yaml", [f"data.crop={options.size}"])
+    per_gpu = options.mfu * find_gpu(options.gpu).tflops * 1e12 / (2 * Networks(config).count()["autoencoder"][0])
+    print(f"cut to {options.size} with masks and instance map: {per_core:.2f} photos/s and core; the command with "
+          f"{options.workers} workers, their start included: {rate:.2f} photos/s")
+    print(f"encoded, photo and map (simulated): {per_gpu:.0f} photos/s and {options.gpu}, for which "
+          f"{per_gpu / per_core:.0f} cores cut")
+    for gpus, cores in ((1, 16), (8, 128), (8, round(8 * per_gpu / per_core))):
+        slower = min(gpus * per_gpu, cores * per_core)
+        print(f"SA-1B on {gpus} x {options.gpu} and {cores} cores: {SA1B / slower / 86400:.2f} days")
 
 
 if __name__ == "__main__":

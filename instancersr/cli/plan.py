@@ -27,21 +27,19 @@ def plan(
         int | None,
         typer.Option(min=1, help="Images in one forward pass of a GPU; else the file's, or as many as fit."),
     ] = None,
-    cached_latents: Annotated[bool, typer.Option(help="Those of photos and maps are in the shards.")] = False,
-    cached_teacher: Annotated[bool, typer.Option(help="The teacher's features are in the shards.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Numbers for a program instead of tables.")] = False,
 ) -> None:
     """Say what a training run costs before it is begun: FLOPs, memory, images/s, days, energy."""
     with one_line_errors():
         with needs("train"):
             from instancersr.lab.evaluation import plan as planning
+            from instancersr.lab.evaluation import plan_tables as tables
             from instancersr.lab.training.config import load_config
 
         run = load_config(config, overrides or [])
-        setup = planning.Setup(planning.find_gpu(gpu), gpus, mfu, 1, run.sharded, planning.checkpointing(run),
-                               cached_latents, cached_teacher)
+        setup = planning.setup_of(run, planning.find_gpu(gpu), gpus, mfu)
         answer = planning.make_plan(run, setup, micro_batch or run.micro_batch)
         if as_json:
-            typer.echo(planning.as_json(answer))
+            typer.echo(tables.as_json(answer))
         else:
-            Console().print(*planning.as_tables(answer), sep="\n")
+            Console().print(*tables.as_tables(answer), sep="\n")

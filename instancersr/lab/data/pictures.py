@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 
 import numpy as np
 from PIL import Image
@@ -18,16 +19,36 @@ MOST_IDS = 65535
 """Instances of a photo: ids are kept in 16 bits."""
 
 
-def decode_photo(encoded: bytes) -> np.ndarray:
-    """-> (H, W, 3) uint8, as it is stored: an EXIF orientation is not applied. Raises DataError."""
+def decode_photo(encoded: bytes, least: int | None = None) -> np.ndarray:
+    """-> (H, W, 3) uint8, as it is stored: an EXIF orientation is not applied.
+
+    Args:
+        least: the shorter side's pixels that suffice: a JPEG that is at least twice as large is decoded at a half, a
+            quarter or an eighth, in as small a part of the time.
+
+    Raises:
+        DataError: it cannot be decoded.
+    """
     try:
         with Image.open(io.BytesIO(encoded)) as image:
+            if least is not None:
+                factor = least / min(image.size)
+                image.draft("RGB", (math.ceil(factor * image.width), math.ceil(factor * image.height)))
             return np.asarray(image.convert("RGB"))
     except Image.UnidentifiedImageError:  # its message has an address in it, another one in every run
         raise DataError("cannot be decoded (not a picture)") from None
     except Exception as error:  # every codec has its own exceptions for damaged data
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"cannot be decoded ({said})") from error
+
+
+def photo_size(encoded: bytes) -> tuple[int, int]:
+    """Height and width, from the header. Raises DataError."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return image.height, image.width
+    except Exception as error:
+        raise DataError("cannot be decoded (not a picture)") from error
 
 
 def encode_photo(rgb: np.ndarray) -> bytes:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from itertools import accumulate
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ from transformers import Dinov2Config, Dinov2Model
 from typer.testing import CliRunner
 
 from instancersr.cli.app import app
+from instancersr.lab.data.prepare.run import prepare_photos
+from instancersr.lab.data.prepare.sample import Settings
 from instancersr.lab.evaluation import plan as planning
 from instancersr.lab.evaluation.plan import GPUS, Setup, make_plan
-from instancersr.lab.method.models import BlockAutoencoder, ControlNet, JointDiT, RestorationNetwork
-from instancersr.lab.training.config import ConfigError, DiffusionConfig, RestorationConfig
+from instancersr.lab.method.models import BlockAutoencoder, RestorationNetwork
+from instancersr.lab.training.config import ConfigError, DiffusionConfig, RestorationConfig, load_config
 from instancersr.lab.training.randomness import Draws
 from instancersr.lab.training.stages.paper import PaperObjective
 
@@ -77,55 +80,84 @@ def test_flops_of_a_training_step_equal_torchs_counter(parts, size, crop):
     assert 2 * make_plan(config, CPU).flops_per_image == pytest.approx(counted(step), rel=0.01)
 
 
-def test_transformer_and_control_alone_equal_torchs_counter():
-    network = JointDiT(8, 16, 2, 96, 3, 4)
-    branch = ControlNet.from_backbone(network, 4, 2)
-    z, t, y = torch.randn(1, 8, 16, 24), torch.tensor([5]), torch.randn(1, 4, 16, 24)
-    tokens, conditioning = network.embed(z, t)
-    with torch.no_grad():
-        backbone = counted(lambda: network(z, t))
-        control = counted(lambda: branch(tokens, conditioning, y))
-    assert planning.transformer_flops(network.config, 96).forward == pytest.approx(backbone, rel=1e-6)
-    assert planning.control_flops(branch.config, 96).forward == pytest.approx(control, rel=1e-6)
+def block(tokens: int, width: int) -> float:
+    """A DiT block's forward pass: 24 N D^2 for its maps, 4 N^2 D for attention, 12 D^2 for its modulation."""
+    return 24 * tokens * width**2 + 4 * tokens**2 * width + 12 * width**2
 
 
-@pytest.mark.parametrize("options", [{}, {"use_quant_conv": False, "latent_channels": 16}])
-def test_autoencoder_encoder_equals_torchs_counter(options):
-    network = AutoencoderKL(block_out_channels=[32, 64, 64], layers_per_block=2,
-                            down_block_types=["DownEncoderBlock2D"] * 3, up_block_types=["UpDecoderBlock2D"] * 3,
-                            **options)
-    with torch.no_grad():
-        expected = counted(lambda: network.encode(torch.zeros(1, 3, 64, 96)))
-    config = {**network.config, "_class_name": "AutoencoderKL"}
-    assert planning.autoencoder_flops(config, 64, 96).forward == pytest.approx(expected, rel=1e-6)
+def costs(config: DiffusionConfig, **setup) -> dict[str, planning.Part]:
+    return {part.name: part for part in make_plan(config, replace(CPU, **setup)).parts}
 
 
-@pytest.mark.parametrize("refine", [0, 16])
-def test_block_autoencoder_and_restoration_equal_torchs_counter(refine):
-    network, restoration = BlockAutoencoder(8, refine_channels=refine), RestorationNetwork(8, 3)
-    with torch.no_grad():
-        expected = counted(lambda: network.encode(torch.zeros(1, 3, 64, 96)))
-        restored = counted(lambda: restoration(torch.zeros(1, 3, 16, 24)))
-    config = {**network.config, "_class_name": "BlockAutoencoder"}
-    assert planning.autoencoder_flops(config, 64, 96).forward == pytest.approx(expected, rel=1e-6)
-    assert planning.restoration_flops(8, 3, 16 * 24).forward == pytest.approx(restored, rel=1e-6)
+def test_trained_networks_equal_closed_forms(parts):
+    """Backward: twice the products with weights and 2.5 times attention's; pictures need no gradient."""
+    config = diffusion(parts, 256, 2, **LONG)
+    tokens, width, depth, control = 256, 64, 5, 3
+    channels = 4 * 8  # of a patch of the autoencoder's latents
+    embed = 2 * tokens * width * 2 * channels
+    time = 2 * 256 * width + 2 * width**2
+    final = 4 * width**2 + 2 * tokens * width * 2 * channels
+    found = costs(config)
+    forward = depth * block(tokens, width) + 2 * (embed + time) + final
+    assert found["backbone"].forward == pytest.approx(forward, rel=1e-3)
+    attention = 4 * tokens**2 * width
+    assert found["backbone"].backward == pytest.approx(2 * forward + 0.5 * depth * attention - 2 * embed, rel=1e-3)
+    projections = (control + 1) * 2 * tokens * width**2 + 2 * tokens * width * channels
+    branch = control * block(tokens, width) + projections
+    assert found["control branch"].forward == pytest.approx(branch, rel=1e-3)
+    again = costs(config, checkpointing=True)["backbone"]
+    assert again.recomputed == pytest.approx(depth * block(tokens, width))
+    assert again.backward == found["backbone"].backward
 
 
-def test_teacher_equals_transformers():
-    network = Dinov2Model(Dinov2Config(hidden_size=96, num_hidden_layers=3, num_attention_heads=3)).eval()
-    config = network.config
-    with torch.no_grad():
-        expected = counted(lambda: network(torch.zeros(1, 3, 56, 70)))
-    assert planning.dinov2_flops(96, 3, 20).forward == pytest.approx(expected, rel=1e-3)
-    assert planning.dinov2_parameters(96, 3, size=config.image_size) == sum(p.numel() for p in network.parameters())
+def test_frozen_blocks_have_gradients_for_what_lies_before_them_alone(parts):
+    config = diffusion(parts, 256, 2, **LONG)
+    frozen = config.model_copy(update={"backbone": config.backbone.model_copy(update={"trained_blocks": 2})})
+    whole, part = costs(config)["backbone"], costs(frozen)["backbone"]
+    assert part.forward == whole.forward
+    assert whole.backward - part.backward == pytest.approx(3 * 24 * 256 * 64**2 + 3 * 12 * 64**2, rel=0.01)
+    assert whole.trained - part.trained == 3 * (18 * 64**2 + 15 * 64)  # matrices and biases of three blocks
+
+
+@pytest.mark.parametrize("stored", [(False, False), (True, False), (True, True)])
+def test_what_is_stored_is_not_computed(parts, stored):
+    found = costs(diffusion(parts, 128, 2, **WIDE), cached_latents=stored[0], cached_teacher=stored[1])
+    encoding = 2 * 128**2 * 3 * 8  # one strided convolution: every pixel meets every channel once
+    assert found["autoencoder"].forward == (1 if stored[0] else 3) * encoding
+    assert ("teacher" in found) == (not stored[1])
+
+
+def test_the_configuration_says_what_is_stored(parts, photo_folder, tmp_path):
+    config = diffusion(parts, 64, 2, **WIDE)
+    data = {"photos": str(tmp_path / "shards"), "stream": True, "stored": True, "crop": 64}
+    stored = DiffusionConfig.model_validate(config.model_dump() | {"data": data})
+
+    def cached(run: DiffusionConfig) -> tuple[bool, bool]:
+        setup = planning.setup_of(run, GPUS["H100"], 8, 0.45)
+        return setup.cached_latents, setup.cached_teacher
+
+    assert cached(config) == (False, False)
+    assert cached(stored) == (True, False)  # the shards are not there yet
+    prepare_photos(photo_folder, tmp_path / "shards", Settings(64, features=parts["teacher"]), workers=1)
+    assert cached(stored) == (False, True)
+
+
+def test_cores_that_a_gpu_needs(parts):
+    plan = make_plan(diffusion(parts, 256, 64, **LONG), Setup(GPUS["H100"]), 8)
+    per_core = 4 * planning.SAMPLES_PER_CORE["computed"]  # a quarter of the pixels of 512 x 512
+    assert plan.cores_per_gpu == pytest.approx(plan.images_per_second / per_core)
 
 
 def test_published_sizes():
-    """DiT-XL/2 at 512: 524.6 G multiply-adds (Peebles & Xie, 2023, table 4); DINOv2 ViT-B/14: 86.6 M parameters."""
-    with torch.device("meta"):
-        network = JointDiT(4, 8, patch_size=2, width=1152, depth=28, heads=16, num_classes=1000)
-    assert planning.transformer_flops(network.config, 1024).forward / 2 == pytest.approx(524.6e9, rel=0.01)
-    assert planning.dinov2_parameters(768, 12) == pytest.approx(86.6e6, rel=0.001)
+    """DiT-XL/2 at 512: 524.6 G multiply-adds (Peebles & Xie, 2023, table 4); DINOv2 ViT-B/14: 86.6 M parameters.
+
+    Stable Diffusion's encoder: 34.2 M of the autoencoder's 83.65 M parameters.
+    """
+    config = load_config(Path(__file__).parents[3] / "configs/paper.yaml")
+    found = {part.name: part for part in make_plan(config, CPU, 1).parts}
+    assert found["backbone"].forward / 2 == pytest.approx(524.6e9, rel=0.01)  # doubled channels and all
+    assert found["teacher"].parameters == pytest.approx(86.6e6, rel=0.001)
+    assert found["autoencoder"].parameters == pytest.approx(83.65e6, rel=0.001)
 
 
 # ---------------------------------------------------------------------------------------------------- memory

@@ -23,7 +23,7 @@ from instancersr.instances.annotations import annotation_of_mask, check_annotati
 from instancersr.instances.codes import colorize, scale_target
 
 from ..dataset import TOKEN
-from ..pictures import decode_photo, encode_ids, encode_photo, ids_of_annotations
+from ..pictures import decode_photo, encode_ids, encode_photo, ids_of_annotations, photo_size
 from ..sources import DataError, Extent, Photo, Skipped
 
 CHUNK = 16
@@ -116,8 +116,9 @@ def draft(photo: Photo, settings: Settings) -> Draft:
     """Reads, decodes, checks and cuts. Raises DataError: the photo or its masks cannot be used."""
     encoded, suffix = _read(photo.picture), photo.suffix
     masks = _read(photo.masks) if photo.masks else None
-    rgb = decode_photo(encoded)
-    annotations = None if masks is None else _parse(masks, rgb.shape[:2])
+    _check_size(photo_size(encoded), settings.size)
+    rgb = decode_photo(encoded, settings.size)
+    annotations = None if masks is None else _parse(masks, photo_size(encoded))
     if settings.size is not None:
         if annotations is not None:
             annotations = crop_annotations(annotations, settings.size)
@@ -229,16 +230,15 @@ class Models:
 # ------------------------------------------------------------------------------------------------ the crop
 
 
-def crop_photo(rgb: np.ndarray, size: int) -> np.ndarray:
-    """The centre square of (H, W, 3) uint8, resized to (size, size, 3).
+def _check_size(photo: tuple[int, int], size: int | None) -> None:
+    """Raises DataError: the photo is smaller than the crop; an enlarged one would teach blur."""
+    if size is not None and min(photo) < size:
+        raise DataError(f"{photo[1]}x{photo[0]} pixels; {size} a side are asked for")
 
-    Raises:
-        DataError: the photo is smaller than that; an enlarged one would teach blur.
-    """
-    height, width = rgb.shape[:2]
-    top, left, side = _centre(height, width)
-    if side < size:
-        raise DataError(f"{width}x{height} pixels; {size} a side are asked for")
+
+def crop_photo(rgb: np.ndarray, size: int) -> np.ndarray:
+    """The centre square of (H, W, 3) uint8, resized to (size, size, 3)."""
+    top, left, side = _centre(*rgb.shape[:2])
     square = Image.fromarray(rgb[top : top + side, left : left + side])
     return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC))
 

@@ -263,7 +263,7 @@ class PaperObjective(Objective):
 
     @staticmethod
     def _literal_targets(ids: Tensor, draws: Draws, width: int) -> Tensor:
-        """(B, N): a target for each instance, new in every step, of the order of raw l2 norms: sqrt(width)."""
+        """(B, N): a target for each instance, new in every step, of the order of raw norms: the root of the width."""
         bounds = (SCALE_RANGE[0] * width**0.5, SCALE_RANGE[1] * width**0.5)
         return torch.cat([losses.random_scale_targets(image[None].cpu(), bounds, generator)
                           for image, generator in zip(ids, draws.images, strict=True)])
