@@ -103,13 +103,11 @@ class InstanceRSRPipeline(DiffusionPipeline):
                  tile_batch: int = 1, progress: Progress | None = None, *, quality: Quality | None = None,
                  strength: float = 1.0, edits: Sequence[Edit] = (), keep_latents: bool = False, overlap: int = OVERLAP,
                  instances: bool = True) -> InstanceRSROutput:
-        """Upscales one picture.
+        """Upscales one picture; but for the generator, arguments are those of `Upscaler`.
 
         Args:
             generator: source of the noise's seed, see `seed_of`; None for seed 0, so that the same input gives the
                 same output.
-            image, scale, num_inference_steps, start_from, fidelity, color_fix, tile, tile_batch, progress, quality,
-                strength, edits, keep_latents, overlap, instances: as for `Upscaler`.
 
         Raises:
             ValueError, ImageError, MemoryError: as `Upscaler`.
