@@ -19,7 +19,6 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -97,7 +96,6 @@ def main() -> None:
     parser.add_argument("--preset", default="seesr")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         index = open_index(shard_sources(make_shards(folder, options)), folder)

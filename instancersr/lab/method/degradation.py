@@ -22,6 +22,8 @@ from instancersr.instances.codes import LUMA
 from .jpeg import jpeg, to_levels
 from .web_damage import WEB_PRESETS, WebPreset, damage
 
+cv2.setNumThreads(0)  # its threads would not live through the fork of a data worker, and hang it
+
 Range = tuple[float, float]
 
 SHARPEN_SIGMA: Range = (0.5, 2.0)

@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Iterator
 
-import cv2
 import torch
 from torch.utils.data import DataLoader
 
@@ -84,7 +83,6 @@ def start_method() -> str:
 
 def _prepare_worker(_number: int) -> None:
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
     # Ctrl-C and many schedulers signal the whole process group; workers must live until the last step is saved.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
