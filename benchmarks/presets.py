@@ -1,7 +1,8 @@
-"""What `--fidelity` and `--quality` change: scores against the truth, and time.
+"""What `--fidelity`, `--quality` and `--denoise` change: scores against the truth, and time.
 
     python benchmarks/presets.py fidelity --lr ../shared/realsr/LR --hr ../shared/realsr/HR
     python benchmarks/presets.py quality --lr ../shared/realsr/LR --hr ../shared/realsr/HR
+    python benchmarks/presets.py denoise --lr ../shared/realsr/LR --hr ../shared/realsr/HR
 
 Every photo at each value. The order is turned from photo to photo, and times are sums over all. Metrics whose packages
 or weights (TORCH_HOME) are missing are left out, saying so.
@@ -21,7 +22,8 @@ from instancersr.recipe import QUALITIES
 from instancersr.upscaler import Upscaler
 
 FIDELITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
-SETTINGS = {"fidelity": FIDELITIES, "quality": QUALITIES}
+DENOISES = (0.0, 1 / 3, 2 / 3, 1.0)
+SETTINGS = {"fidelity": FIDELITIES, "quality": QUALITIES, "denoise": DENOISES}
 
 
 def measure(upscaler: Upscaler, what: str, lr: Path, hr: Path, every: int, metrics: dict[str, Metric]) -> None:
@@ -38,7 +40,8 @@ def measure(upscaler: Upscaler, what: str, lr: Path, hr: Path, every: int, metri
             seconds[value] += time.perf_counter() - start
             scores[value].append(judged(metrics, output, truth))
     for value, rows in scores.items():
-        print(f"{value!s:9}", *(f"{key} {np.mean([row[key] for row in rows]):.4f}" for key in rows[0]),
+        name = value if isinstance(value, str) else f"{value:.2f}"
+        print(f"{name:9}", *(f"{key} {np.mean([row[key] for row in rows]):.4f}" for key in rows[0]),
               f"{seconds[value]:.1f} s")
 
 

@@ -174,17 +174,30 @@ def checksums(folder: Path) -> dict[str, str]:
     return found
 
 
+def read_checksums(folder: Path) -> dict[str, str]:
+    """Those that are recorded, as `checksums`."""
+    lines = (folder / CHECKSUMS).read_text().splitlines()
+    return {name: digest for digest, name in (line.split() for line in lines)}
+
+
+def write_checksums(folder: Path, found: dict[str, str]) -> None:
+    """Records them."""
+    (folder / CHECKSUMS).write_text(_listed(found))
+
+
+def _listed(found: dict[str, str]) -> str:
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(found.items()))
+
+
 def _weights(folder: Path) -> Finding:
     found = checksums(folder)
     if not found:
         raise UserError(f"no weights in {folder}; install the package again")
     size = sum((folder / name).stat().st_size for name in found) / 1e6
-    text = "".join(f"{digest}  {name}\n" for name, digest in found.items())
-    said = f"{len(found)} files, {size:.1f} MB, SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    record = folder / CHECKSUMS
-    if not record.is_file():
+    said = f"{len(found)} files, {size:.1f} MB, SHA-256 {hashlib.sha256(_listed(found).encode()).hexdigest()[:16]}"
+    if not (folder / CHECKSUMS).is_file():
         return Finding("", f"{said}, none recorded to check it against, in {folder}")
-    recorded = {name: digest for digest, name in (line.split() for line in record.read_text().splitlines())}
+    recorded = read_checksums(folder)
     damaged = sorted(name for name in recorded | found if recorded.get(name) != found.get(name))
     if damaged:
         raise UserError(f"{', '.join(damaged)} in {folder}: not the file that {CHECKSUMS} records; "

@@ -47,6 +47,7 @@ class Recipe:
     from_sample: bool
     maps: bool
     keep: bool
+    denoise: float | None = None
     layer: int = 0
 
     @property
@@ -83,6 +84,8 @@ def check(recipe: Recipe) -> None:
         raise ValueError(f"tile_batch must be 1 or more, not {recipe.tile_batch}")
     if not 0 <= recipe.strength <= 1:
         raise ValueError(f"strength must be 0 to 1, not {recipe.strength}")
+    if recipe.denoise is not None and not 0 <= recipe.denoise <= 1:
+        raise ValueError(f"denoise must be 0 to 1, or None for the model's own, not {recipe.denoise}")
     if recipe.overlap < 0:
         raise ValueError(f"overlap must be 0 or more, not {recipe.overlap}")
 

@@ -29,6 +29,7 @@ from .edits import (
     soft_mask,
 )
 from .engines.protocol import Engine
+from .errors import ModelError
 from .geometry import LR_LATENT, LR_TOKEN, SCALE, SMALLEST
 from .images.pixels import to_photo
 from .images.reading import read_image
@@ -89,7 +90,7 @@ class Upscaler:
                  color_fix: str = "wavelet", tile: int | None = None, tile_batch: int = 1,
                  progress: Progress | None = None, *, quality: Quality | None = None, strength: float = 1.0,
                  edits: Sequence[Edit] = (), keep_latents: bool = False, overlap: int = OVERLAP,
-                 instances: bool = True) -> Upscaled:
+                 instances: bool = True, denoise: float | None = None) -> Upscaled:
         """Upscales one picture.
 
         Args:
@@ -113,9 +114,12 @@ class Upscaler:
             keep_latents: let `edit` go on from the result. Takes memory: see `Kept`.
             overlap: least overlap of neighbouring tiles in LR pixels, at most half a tile.
             instances: whether the instance map is wanted, which costs time; the photo is the same.
+            denoise: how much noise and grain is taken off: 0 keeps it, 1 takes off as much as can be. None: as the
+                model does by itself, which is like 2/3.
 
         Raises:
             ValueError: an argument is out of its range, or an edit names what is not there.
+            ModelError: `denoise` is given, and the model has no grain parts.
             ImageError: the file cannot be read.
             MemoryError: not even the smallest tiles can be computed.
         """
@@ -128,10 +132,11 @@ class Upscaler:
                 and not keep)
         recipe = Recipe(scale, steps if num_inference_steps is None else num_inference_steps, seed, start_from,
                         self.defaults.fidelity if fidelity is None else fidelity, strength, color_fix, tile, tile_batch,
-                        overlap, not fast, instances or len(edits) > 0, keep)
+                        overlap, not fast, instances or len(edits) > 0, keep, denoise)
         check(recipe)
-        kept = self._upscale(lr, recipe, progress)
-        out = self._render(kept, progress)
+        upscaler = self._denoising(recipe)
+        kept = upscaler._upscale(lr, recipe, progress)
+        out = upscaler._render(kept, progress)
         if edits:
             out = self.edit(out, edits, progress)
         return replace(out, instances=out.instances if instances else [], kept=out.kept if keep_latents else None)
@@ -155,6 +160,7 @@ class Upscaler:
         if out.kept is None or not out.instances:
             raise ValueError("edit: nothing was kept of this upscale; make it with keep_latents=True and instances")
         kept, ids = out.kept, out.instances[0]
+        upscaler = self._denoising(kept.recipe)
         masks = [find_object(edit.target, ids) for edit in edits]
         native = [kept.to_native(mask) for mask in masks]
         crops = [[] if edit.seed is None else self._plan_crops(mask, kept)
@@ -162,14 +168,27 @@ class Upscaler:
         count = _counter(sum(map(len, crops)), progress)
         for edit, mask, parts in zip(edits, native, crops, strict=True):
             if edit.seed is not None:
-                kept = self._resample(kept, mask, parts, edit.seed, count)
+                kept = upscaler._resample(kept, mask, parts, edit.seed, count)
             if edit.strength is not None:
                 kept = kept.with_strength(mask, edit.strength)
-        picture = self._render(kept, progress).images[0]
+        picture = upscaler._render(kept, progress).images[0]
         if kept.recipe.scale > SCALE and masks:  # the second pass may change anything
             share = soft_mask(np.logical_or.reduce(masks))
             picture = Image.fromarray(fade_in(np.asarray(out.images[0]), np.asarray(picture), share))
         return Upscaled([picture], [ids], kept)
+
+    @property
+    def denoises(self) -> bool:
+        """Whether the model has the control `denoise`."""
+        return self.engine.denoises
+
+    def _denoising(self, recipe: Recipe) -> Upscaler:
+        """The upscaler with the weights that the recipe asks for."""
+        if recipe.denoise is None:
+            return self
+        if not self.denoises:
+            raise ModelError("this model has no control of noise and grain: leave denoise out")
+        return Upscaler(self.engine.denoising(recipe.denoise), self.schedule, self.defaults)
 
     def _render(self, kept: Kept, progress: Progress | None) -> Upscaled:
         """The picture at the strengths and the scale asked for, and its ids."""

@@ -22,11 +22,15 @@ def export(
     base: Annotated[
         str, typer.Option(help="For a run that trains one network alone: the model it is put into.")
     ] = "builtin",
+    grain: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A model, or a run, of the same ancestry that leaves noise and "
+                                 "grain in: with it, the new model has the control --denoise.")
+    ] = None,
 ) -> None:
     """Make a model that `upscale --model` runs without torch: weights, settings, and graphs for ONNX Runtime."""
     with one_line_errors():
         with needs("train"):
             from instancersr.lab.export import export as export_model
 
-        export_model(model, output, base)
+        export_model(model, output, base, grain)
         Console().print(as_line(f"done: {output}"), soft_wrap=True)

@@ -43,6 +43,11 @@ def upscale(
         typer.Option(min=0, max=1, help="1 stays closest to the input, 0 is richest in new detail; "
                      "without it, the model's own balance."),
     ] = None,
+    denoise: Annotated[
+        str,
+        typer.Option(metavar="auto|0..1", help="How much noise and grain is taken off: 0 keeps it, 1 takes off as much "
+                     "as can be; auto: the model decides."),
+    ] = "auto",
     quality: Annotated[
         Quality | None,
         typer.Option(help="fast: drawn without sampling. balanced: the model's own number of steps. best: four steps. "
@@ -127,6 +132,7 @@ def upscale(
     "-" is a picture on stdin, "-o -" writes it to stdout.
     """
     _check_tile(tile)
+    denoised = _denoise(denoise)
     if watch and not all(path.is_dir() for path in inputs):
         raise typer.BadParameter("folders are watched, not files", param_hint="--watch")
     strengths = [split_number(text, lambda strength: 0 <= strength <= 1,
@@ -154,7 +160,8 @@ def upscale(
             return plans[0].jobs
 
         options = {"num_inference_steps": steps, "start_from": start_from, "fidelity": fidelity,
-                   "strength": strength, "color_fix": color_fix, "tile": tile or None, "quality": quality}
+                   "strength": strength, "color_fix": color_fix, "tile": tile or None, "quality": quality,
+                   "denoise": denoised}
         call = Call(model, device, threads or _threads_each(jobs), engine, jobs > 1, scale, 0 if resample else seed,
                     options)
         if strengths or resample:
@@ -201,6 +208,19 @@ def _check_tile(tile: int) -> None:
     if 0 < tile < SMALLEST:
         raise typer.BadParameter(f"a tile has at least {SMALLEST} pixels a side (0: automatic)",
                                  param_hint="--tile")
+
+
+def _denoise(text: str) -> float | None:
+    """The upscaler's argument for what was written."""
+    if text == "auto":
+        return None
+    try:
+        value = float(text)
+        if not 0 <= value <= 1:
+            raise ValueError
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither 'auto' nor a number of 0 to 1", param_hint="--denoise") from None
+    return value
 
 
 def _check_single(jobs: list[Job], watch: bool) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
+from ..denoising import MIXED_GRAPHS, MIXTURES, denoises, mix_weights
 from ..errors import UserError
 from ..model import Model
 
@@ -70,7 +73,8 @@ def open_session(graph: Path, settings: SessionSettings, weights: Mapping[str, n
         graph: an .onnx file; its weights are read from the files that it points into.
         settings: where and how to compute.
         weights: tensors in their place, by the names of the graph's initializers (PART.NAME in the safetensors file of
-            the part), of the dtype and shape of those; bfloat16 as uint16.
+            the part), of the dtype and shape of those; bfloat16 as uint16. They must live as long as the session. Those
+            that the graph does not hold are left out.
     """
     options = ort.SessionOptions()
     options.log_severity_level = FATAL
@@ -78,9 +82,10 @@ def open_session(graph: Path, settings: SessionSettings, weights: Mapping[str, n
     if settings.shared:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if weights:
-        values = [ort.OrtValue.ortvalue_from_numpy_with_onnx_type(value, _onnx_type(value))
-                  for value in weights.values()]
-        options.add_external_initializers(list(weights), values)
+        text = graph.read_bytes()  # has the names of its initializers as they are
+        held = {name: value for name, value in weights.items() if name.encode() in text}
+        values = [ort.OrtValue.ortvalue_from_numpy_with_onnx_type(value, _onnx_type(value)) for value in held.values()]
+        options.add_external_initializers(list(held), values)
     providers = list(dict.fromkeys([PROVIDERS[settings.device], PROVIDERS["cpu"]]))
     return ort.InferenceSession(graph, options, providers=providers)
 
@@ -103,6 +108,25 @@ def own_threads() -> int:
     return 0 if usable == os.cpu_count() else usable
 
 
+class Sessions:
+    """The sessions of a model's graphs, each opened when it is first asked for. Threads may share them.
+
+    Args:
+        weights: in place of the model's own, as for `open_session`.
+    """
+
+    def __init__(self, model: Model, settings: SessionSettings, weights: Mapping[str, np.ndarray] | None = None):
+        self._model, self._settings, self._weights = model, settings, weights
+        self._sessions: dict[str, ort.InferenceSession] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, graph: str) -> ort.InferenceSession:
+        with self._lock:
+            if graph not in self._sessions:
+                self._sessions[graph] = open_session(self._model.graph(graph), self._settings, self._weights)
+            return self._sessions[graph]
+
+
 class OnnxEngine:
     """See `Engine`.
 
@@ -116,14 +140,23 @@ class OnnxEngine:
 
     def __init__(self, model: Model, settings: SessionSettings):
         self._model, self._settings = model, settings
-        self._sessions: dict[str, ort.InferenceSession] = {}
-        self._lock = threading.Lock()
+        self._sessions = self._mixed = Sessions(model, settings)
+        self._mixtures = lru_cache(MIXTURES)(self._mixture)
         transformer = model.config("transformer")
         self.device = settings.device
         self.latent_channels = transformer["in_channels"] // 2
         self.spread_positions = transformer["base_grid"] is not None
         self.finishes = model.has("detail_decoder")
         self.reads_pairs = model.has("map_decoder")
+        self.denoises = denoises(model)
+
+    def denoising(self, denoise):
+        return self._mixtures(denoise)
+
+    def _mixture(self, denoise: float) -> OnnxEngine:
+        mixture = copy(self)
+        mixture._mixed = Sessions(self._model, self._settings, mix_weights(self._model, denoise))
+        return mixture
 
     def restore(self, y):
         out = self._run("restore", y=y)
@@ -151,7 +184,7 @@ class OnnxEngine:
         return self._run("pair_odds", pairs=pairs)["odds"]
 
     def _run(self, graph: str, **inputs: np.ndarray | None) -> dict[str, np.ndarray]:
-        session = self._session(graph)
+        session = (self._mixed if graph in MIXED_GRAPHS else self._sessions)[graph]
         given = {each.name: np.ascontiguousarray(inputs[each.name]) for each in session.get_inputs()}
         names = [each.name for each in session.get_outputs()]
         try:
@@ -160,9 +193,3 @@ class OnnxEngine:
             if any(words in str(error).lower() for words in OUT_OF_MEMORY):
                 raise MemoryError("not enough memory for a tile") from error
             raise
-
-    def _session(self, graph: str) -> ort.InferenceSession:
-        with self._lock:
-            if graph not in self._sessions:
-                self._sessions[graph] = open_session(self._model.graph(graph), self._settings)
-            return self._sessions[graph]

@@ -17,6 +17,7 @@ class Engine(Protocol):
     spread_positions: whether positions are spread over the tile, so that a part of it cannot be computed alone.
     finishes: whether there is a detail decoder, which `finish` needs and for which features are kept.
     reads_pairs: whether there is a map decoder, which `pair_odds` needs.
+    denoises: whether the model has grain parts, which `denoising` needs.
 
     Raises:
         MemoryError: by every method, where the device has too little memory for a tile.
@@ -29,6 +30,12 @@ class Engine(Protocol):
     spread_positions: bool
     finishes: bool
     reads_pairs: bool
+    denoises: bool
+
+    def denoising(self, denoise: float) -> Engine:
+        """The engine whose `restore`, `decode` and `finish` take so much noise and grain off, in [0, 1]; all else is
+        shared. The last few are kept.
+        """
 
     def restore(self, y: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
         """y (B, 3, h, w) in [0, 1] -> features (B, F, h, w), None where no network restores, and y-hat

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from copy import copy, deepcopy
+from functools import lru_cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..denoising import GRAIN_PARTS, MIXTURES, own_share
 from ..lab.method.diffusion import Denoiser, decode, decode_photo, encode_moments, restore, token_layer
 
 if TYPE_CHECKING:
@@ -35,6 +39,19 @@ class TorchEngine:
         self.spread_positions = config.base_grid is not None
         self.finishes = pipeline.detail_decoder is not None
         self.reads_pairs = pipeline.map_decoder is not None
+        self.denoises = pipeline.denoises
+        self._mixtures = lru_cache(MIXTURES)(self._mixture)
+
+    def denoising(self, denoise):
+        return self._mixtures(denoise)
+
+    def _mixture(self, denoise: float) -> TorchEngine:
+        parts = self._parts.components
+        mixed = {part: _mixed(parts[part], parts[grain], own_share(denoise))
+                 for part, grain in GRAIN_PARTS.items() if parts[grain] is not None}
+        mixture = copy(self)
+        mixture._parts = SimpleNamespace(**(parts | mixed))
+        return mixture
 
     def restore(self, y):
         network = self._parts.restoration
@@ -84,6 +101,13 @@ class TorchEngine:
                 raise MemoryError("not enough memory") from error
             raise
         return tuple(map(_array, out)) if isinstance(out, tuple) else _array(out)
+
+
+def _mixed(own: nn.Module, grain: nn.Module, share: float) -> nn.Module:
+    """The network whose weights are grain + share (own - grain)."""
+    mixed, weights = deepcopy(own), grain.state_dict()
+    mixed.load_state_dict({name: torch.lerp(weights[name], weight, share) for name, weight in own.state_dict().items()})
+    return mixed
 
 
 def _array(tensor: Tensor | None) -> np.ndarray | None:

@@ -7,9 +7,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.numpy import save_file
+
+from ..denoising import GRAIN_PARTS
+from ..doctor import CHECKSUMS, checksums, read_checksums, write_checksums
 from ..errors import UserError
 from ..files import whole_folder
-from ..model import INDEX, find_model
+from ..model import INDEX, Model, find_model
+from ..tensors import same_shapes, stored_tensors
 from .graphs import write_graphs
 from .method.models import BlockAutoencoder, MapDecoder, RestorationNetwork
 from .pipeline import InstanceRSRPipeline
@@ -23,7 +30,7 @@ PARTS: dict[str, tuple[str, Any]] = {
 """Class of what a training run of one part leaves -> that part of a model."""
 
 
-def export(source: str, output: Path, base: str = "builtin") -> None:
+def export(source: str, output: Path, base: str = "builtin", grain: str | None = None) -> None:
     """Writes a model with its graphs.
 
     Args:
@@ -31,9 +38,11 @@ def export(source: str, output: Path, base: str = "builtin") -> None:
             checkpoints, or what `find_model` takes.
         output: a folder that does not exist yet.
         base: for a run that trains one part alone, the model whose other parts it gets.
+        grain: a model, as for `source`, that leaves noise and grain in: its restoration network and detail decoder
+            become the grain parts, which the control `denoise` needs. They are stored in half precision.
 
     Raises:
-        UserError: the run has no checkpoint with a model, or `output` exists.
+        UserError: the run has no checkpoint with a model, `output` exists, or the grain's networks have other shapes.
         OSError: there is no such model.
     """
     trained = _trained(Path(source))
@@ -43,6 +52,8 @@ def export(source: str, output: Path, base: str = "builtin") -> None:
                             ignore=shutil.ignore_patterns("*.onnx", ".git*"))
         else:
             _complete(trained, folder, base)
+        if grain is not None:
+            _add_grain(Model(folder), grain)
         write_graphs(folder)
 
 
@@ -58,10 +69,39 @@ def _trained(folder: Path) -> Path | None:
 
 
 def _complete(trained: Path, folder: Path, base: str) -> None:
-    """The one part that a run trained, among the other parts of a model."""
+    """The one part that a run trained, among the other parts of a model; grain parts went with the part before it."""
     kind = json.loads((trained / "config.json").read_text()).get("_class_name")
     if kind not in PARTS:
         raise UserError(f"{trained}: no model that this version can export ({kind})")
     name, part = PARTS[kind]
     network = part.from_pretrained(trained, low_cpu_mem_usage=False).eval()
-    InstanceRSRPipeline.from_pretrained(base, **{name: network}).save_pretrained(folder)
+    parts = {name: network} | (dict.fromkeys(GRAIN_PARTS.values()) if name in GRAIN_PARTS else {})
+    InstanceRSRPipeline.from_pretrained(base, **parts).save_pretrained(folder)
+
+
+def _add_grain(model: Model, grain: str) -> None:
+    """Puts the networks of another model into this one as its grain parts, and into its record of checksums."""
+    trained = _trained(Path(grain))
+    if trained is not None and not (trained / INDEX).is_file():
+        raise UserError(f"{grain}: this run trained one part alone; make a model of it first with: "
+                        f"instancersr export {grain} OUT")
+    other = find_model(grain if trained is None else str(trained))
+    present = [part for part in GRAIN_PARTS if model.has(part)]
+    if not present:
+        raise UserError("--grain: this model has neither a restoration network nor a detail decoder")
+    for part in present:
+        own, tensors = (stored_tensors(each.folder / part) for each in (model, other))
+        if not same_shapes(own, tensors):
+            raise UserError(f"{grain}: its {part} has not the shape of this model's")
+        folder = model.folder / GRAIN_PARTS[part]
+        folder.mkdir(exist_ok=True)
+        save_file({name: each.read().astype(np.float16) for name, each in tensors.items()},
+                  folder / SAFETENSORS_WEIGHTS_NAME, {"format": "pt"})
+        config = {key: value for key, value in other.config(part).items() if key != "_name_or_path"}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    index = model.index | {GRAIN_PARTS[part]: model.index[part] for part in present}
+    (model.folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    if (model.folder / CHECKSUMS).is_file():
+        new = {name: digest for name, digest in checksums(model.folder).items()
+               if name.split("/")[0] in GRAIN_PARTS.values()}
+        write_checksums(model.folder, read_checksums(model.folder) | new)

@@ -7,9 +7,7 @@ so one copy of the weights serves torch and ONNX Runtime alike.
 from __future__ import annotations
 
 import io
-import json
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from torch.onnx import symbolic_helper
 
 from ..geometry import SCALE
 from ..model import GRAPHS, Model
+from ..tensors import Stored, stored_tensors
 from .method.diffusion import Denoiser, decode, decode_photo, encode_moments, restore, token_layer
 from .method.models.restoration import enlarge
 from .method.models.transformer import Attention
@@ -150,13 +149,14 @@ def write_graphs(folder: Path) -> None:
 
     pipeline = InstanceRSRPipeline.from_pretrained(folder)
     examples = _examples(pipeline)
-    weights = _stored_tensors(Model(folder))
+    weights = {f"{network.name}.{name}": stored for network in sorted(folder.iterdir()) if network.is_dir()
+               for name, stored in stored_tensors(network).items()}
     needs = {"finish": pipeline.detail_decoder, "pair_odds": pipeline.map_decoder}
     for name, kind in KINDS.items():
         if needs.get(name, True) is not None:
             graph = kind(pipeline)
             model = _trace(graph, tuple(examples[each] for each in graph.inputs))
-            _point_into_files(model, weights)
+            _point_into_files(model, weights, folder)
             Model(folder).graph(name).write_bytes(model.SerializeToString())
 
 
@@ -241,35 +241,8 @@ def _trace(graph: Graph, inputs: tuple[Tensor, ...]) -> onnx.ModelProto:
     return onnx.load_from_string(buffer.getvalue())
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A tensor in a file: where, and of which type."""
-
-    file: str
-    offset: int
-    length: int
-    dtype: str
-    shape: list[int]
-
-
-def _stored_tensors(model: Model) -> dict[str, Stored]:
-    """PART.NAME -> where it lies, for every tensor of every part."""
-    found = {}
-    for file in sorted(model.folder.glob("*/*.safetensors")):
-        with open(file, "rb") as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(size))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                begin, end = entry["data_offsets"]
-                found[f"{file.parent.name}.{name}"] = Stored(
-                    file.relative_to(model.folder).as_posix(), 8 + size + begin, end - begin, entry["dtype"],
-                    entry["shape"])
-    return found
-
-
-def _point_into_files(model: onnx.ModelProto, stored: dict[str, Stored]) -> None:
-    """Takes the weights out of the graph; those in half precision are cast where they come in."""
+def _point_into_files(model: onnx.ModelProto, stored: dict[str, Stored], folder: Path) -> None:
+    """Takes the weights out of the graph, which will lie in the folder; half precision is cast where it comes in."""
     casts = []
     for tensor in model.graph.initializer:
         place = stored.get(tensor.name)
@@ -278,7 +251,8 @@ def _point_into_files(model: onnx.ModelProto, stored: dict[str, Stored]) -> None
         assert list(tensor.dims) == place.shape, f"{tensor.name}: {list(tensor.dims)}, stored as {place.shape}"
         tensor.ClearField("raw_data")
         tensor.data_type, tensor.data_location = TYPES[place.dtype], TensorProto.EXTERNAL
-        for key, value in (("location", place.file), ("offset", place.offset), ("length", place.length)):
+        file = place.file.relative_to(folder).as_posix()
+        for key, value in (("location", file), ("offset", place.offset), ("length", place.length)):
             tensor.external_data.add(key=key, value=str(value))
         if place.dtype != "F32":
             casts.append(tensor.name)

@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from instancersr.denoising import GRAIN_PARTS
 from instancersr.errors import UserError
 from instancersr.files import whole_folder
+from instancersr.model import find_model
 
 if TYPE_CHECKING:
     from .pipeline import InstanceRSRPipeline
 
 MERGED = ("restoration", "transformer", "controlnet", "detail_decoder")
 """What is summed. The autoencoder defines the latents, so it must be one and the same; a map decoder has to be fitted
-to what came out, and until then the first model's is kept."""
+to what came out, and until then the first model's is kept. Grain parts are summed where all models have them; where
+some have not, the first's are kept."""
 
 
 def merge(models: Sequence[tuple[str, float]], output: str | os.PathLike) -> None:
@@ -32,7 +35,7 @@ def merge(models: Sequence[tuple[str, float]], output: str | os.PathLike) -> Non
 
     Args:
         models: what `InstanceRSRPipeline.from_pretrained` takes, and the share; shares may be negative, their sum is 1.
-            Settings, scheduler and map decoder are the first's.
+            Settings, scheduler and map decoder are the first's, and so are grain parts that not all models have.
         output: a folder that does not exist yet.
 
     Raises:
@@ -51,7 +54,8 @@ def _merged(models: Sequence[tuple[str, float]]) -> InstanceRSRPipeline:
     from .pipeline import InstanceRSRPipeline  # training adds weights up without it
 
     merged = InstanceRSRPipeline.from_pretrained(models[0][0])
-    sums: dict[str, dict[str, Tensor]] = {part: {} for part in MERGED}
+    grain = [part for part in GRAIN_PARTS.values() if all(find_model(name).has(part) for name, _ in models)]
+    sums: dict[str, dict[str, Tensor]] = {part: {} for part in (*MERGED, *grain)}
     for name, share in models:
         model = InstanceRSRPipeline.from_pretrained(name)
         _check_kin(merged, model, name)

@@ -15,12 +15,14 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from PIL import Image
 
+from ..denoising import GRAIN_PARTS
 from ..edits import Edit, Kept
 from ..engines.torch import TorchEngine
 from ..model import GRAPHS, Model, find_model
 from ..recipe import Defaults, Quality
 from ..sampling import Schedule
 from ..upscaler import OVERLAP, Picture, Progress, Upscaled, Upscaler
+from .merging import shapes
 from .method import models
 from .method.models import ControlNet, DetailDecoder, JointDiT, MapDecoder, RestorationNetwork
 
@@ -50,18 +52,28 @@ class InstanceRSRPipeline(DiffusionPipeline):
         detail_decoder: the last layers of the photo's decoder, or None; needs a restoration network.
         map_decoder: merges regions of y-hat into instances, or None to read the instance map's colours alone.
         default_quality: "fast", "balanced" or "best" where the call does not say.
+        restoration_grain, detail_decoder_grain: of the shapes of those without "_grain", with weights that leave noise
+            and grain in; None for a model without the control `denoise`.
+
+    Raises:
+        ValueError: a grain part has not the shape of its part.
     """
 
-    _optional_components = ["restoration", "detail_decoder", "map_decoder"]
+    _optional_components = ["restoration", "detail_decoder", "map_decoder", *GRAIN_PARTS.values()]
 
     def __init__(self, autoencoder: Any, restoration: RestorationNetwork | None, transformer: JointDiT,
                  controlnet: ControlNet, scheduler: Any, default_steps: int = 4, default_fidelity: float = 0.0,
                  detail_decoder: DetailDecoder | None = None, map_decoder: MapDecoder | None = None,
-                 default_quality: Quality = "balanced"):
+                 default_quality: Quality = "balanced", restoration_grain: RestorationNetwork | None = None,
+                 detail_decoder_grain: DetailDecoder | None = None):
         super().__init__()
         self.register_modules(autoencoder=autoencoder, restoration=restoration, transformer=transformer,
                               controlnet=controlnet, scheduler=scheduler, detail_decoder=detail_decoder,
-                              map_decoder=map_decoder)
+                              map_decoder=map_decoder, restoration_grain=restoration_grain,
+                              detail_decoder_grain=detail_decoder_grain)
+        for part, grain in GRAIN_PARTS.items():
+            if getattr(self, grain) is not None and shapes(getattr(self, grain)) != shapes(getattr(self, part)):
+                raise ValueError(f"{grain} has not the shape of {part}")
         self.register_to_config(default_steps=default_steps, default_fidelity=default_fidelity,
                                 default_quality=default_quality)
 
@@ -91,6 +103,11 @@ class InstanceRSRPipeline(DiffusionPipeline):
             Model(Path(folder)).graph(name).unlink(missing_ok=True)
 
     @property
+    def denoises(self) -> bool:
+        """Whether the model has the control `denoise`."""
+        return any(getattr(self, name) is not None for name in GRAIN_PARTS.values())
+
+    @property
     def upscaler(self) -> Upscaler:
         """The core's upscaler with these networks, as they are now."""
         config = self.config
@@ -102,7 +119,7 @@ class InstanceRSRPipeline(DiffusionPipeline):
                  fidelity: float | None = None, color_fix: str = "wavelet", tile: int | None = None,
                  tile_batch: int = 1, progress: Progress | None = None, *, quality: Quality | None = None,
                  strength: float = 1.0, edits: Sequence[Edit] = (), keep_latents: bool = False, overlap: int = OVERLAP,
-                 instances: bool = True) -> InstanceRSROutput:
+                 instances: bool = True, denoise: float | None = None) -> InstanceRSROutput:
         """Upscales one picture; but for the generator, arguments are those of `Upscaler`.
 
         Args:
@@ -110,12 +127,12 @@ class InstanceRSRPipeline(DiffusionPipeline):
                 same output.
 
         Raises:
-            ValueError, ImageError, MemoryError: as `Upscaler`.
+            ValueError, ModelError, ImageError, MemoryError: as `Upscaler`.
         """
         return _output(self.upscaler(
             image, scale, num_inference_steps, seed_of(generator), start_from, fidelity, color_fix, tile, tile_batch,
             progress, quality=quality, strength=strength, edits=edits, keep_latents=keep_latents, overlap=overlap,
-            instances=instances))
+            instances=instances, denoise=denoise))
 
     def edit(self, out: InstanceRSROutput, edits: Sequence[Edit], progress: Progress | None = None,
              ) -> InstanceRSROutput:

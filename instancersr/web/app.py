@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 
 from ..errors import UserError
-from ..presets import FIDELITY
+from ..presets import DENOISE, FIDELITY
 from ..recipe import QUALITIES, Quality
 from .jobs import Job, Progress, Stopped, Worker
 from .session import Result, Sessions, Setting
@@ -53,6 +53,8 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                 scale = gr.Radio(SCALES, value=4, label="Enlarge")
                 quality = gr.Radio([(name.capitalize(), name) for name in QUALITIES], value="balanced", label="Quality")
                 look = gr.Radio([(LOOKS[name], name) for name in FIDELITY], value="natural", label="Look")
+                noise = gr.Radio([(name.capitalize(), name) for name in DENOISE], value="auto", label="Noise and grain",
+                                 visible=studio.denoises, elem_id="noise")
                 suffix = gr.Radio(TYPES, value=".png", label="Save as")
                 with gr.Row():
                     start = gr.Button("Enlarge", variant="primary", min_width=100, elem_id="start")
@@ -96,13 +98,13 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                 logging.getLogger(__name__).exception("a job failed")
                 yield {status: _problems(["This did not work; the server's log says why."]), **busy(False)}
 
-        async def enlarge(paths: list[str] | None, times: float, chosen_quality: Quality, chosen_look: str, ending: str,
-                          request: gr.Request) -> AsyncGenerator[dict, None]:
+        async def enlarge(paths: list[str] | None, times: float, chosen_quality: Quality, chosen_look: str,
+                          chosen_noise: str, ending: str, request: gr.Request) -> AsyncGenerator[dict, None]:
             if not paths:
                 yield {status: _problems(["Choose a photo first."])}
                 return
             session = sessions.begin(str(request.session_hash))
-            options = Options(times, chosen_quality, FIDELITY[chosen_look], ending)
+            options = Options(times, chosen_quality, FIDELITY[chosen_look], ending, DENOISE[chosen_noise])
 
             def work(job: Job) -> tuple[Outcome, Result | None]:
                 return studio.enlarge(session, [Path(path) for path in paths], options, job)
@@ -171,7 +173,7 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
         long: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
         short: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
         after_change = [status, viewer, link, strength, start, cancel]
-        start.click(enlarge, [photos, scale, quality, look, suffix],
+        start.click(enlarge, [photos, scale, quality, look, noise, suffix],
                     [status, viewer, panel, chosen, download, link, start, cancel],
                     **long | {"api_visibility": "public"})
         for button, edit in ((apply, _set_strength), (again, _draw_again), (reset, _reset), (reset_all, _reset_all)):

@@ -29,7 +29,7 @@ UNSAMPLED = "Fast finds no objects: choose another quality to change them."
 
 @dataclass(frozen=True)
 class Options:
-    """scale: enlargement of each side. quality: one of QUALITIES. fidelity: 0 to 1, None: the model's own.
+    """scale: enlargement of each side. quality: one of QUALITIES. fidelity, denoise: 0 to 1, None: the model's own.
 
     suffix: of the files to keep, such as ".png".
     """
@@ -38,6 +38,7 @@ class Options:
     quality: Quality
     fidelity: float | None
     suffix: str
+    denoise: float | None = None
 
 
 @dataclass
@@ -66,6 +67,11 @@ class Studio:
 
     def __init__(self, upscaler: Upscaler, max_pixels: int):
         self._upscaler, self._max_pixels = upscaler, max_pixels
+
+    @property
+    def denoises(self) -> bool:
+        """Whether the model has the control of noise and grain."""
+        return self._upscaler.denoises
 
     def enlarge(self, session: Session, paths: list[Path], options: Options, job: Job) -> tuple[Outcome, Result | None]:
         """Upscales photos one by one; a bad one does not stop the others.
@@ -107,7 +113,8 @@ class Studio:
                  progress: Callable[[int, int], None]) -> Result:
         photo = read_image(path, self._max_pixels)
         out = self._upscaler(photo.rgb, scale=options.scale, fidelity=options.fidelity, quality=options.quality,
-                             keep_latents=with_objects, instances=with_objects, progress=progress)
+                             denoise=options.denoise, keep_latents=with_objects, instances=with_objects,
+                             progress=progress)
         return Result(name, path, photo, out, out)
 
     def change(self, session: Session, result: Result, settings: dict[int, Setting], job: Job) -> None:

@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 
 from instancersr.errors import MissingPackage, UserError
 
+from ...denoising import GRAIN_PARTS
 from ...model import find_model
 from ..pipeline import InstanceRSRPipeline
 from ..training.config import Section
@@ -69,6 +70,7 @@ class PipelineSettings(Section):
 
     steps: int | None = Field(None, ge=1)
     fidelity: float | None = Field(None, ge=0, le=1)
+    denoise: float | None = Field(None, ge=0, le=1)
     seed: int = 0
     start_from: Literal["noise", "lr"] = "noise"
     color_fix: Literal["wavelet", "adain", "none"] = "wavelet"
@@ -273,7 +275,7 @@ def _pipeline(folder: Path, settings: PipelineSettings) -> Model:
     def enlarge(path: Path, scale: int) -> Image.Image:
         return pipe(rgb(path), scale=scale, num_inference_steps=settings.steps, fidelity=settings.fidelity,
                     generator=torch.Generator().manual_seed(settings.seed), start_from=settings.start_from,
-                    color_fix=settings.color_fix).images[0]
+                    color_fix=settings.color_fix, denoise=settings.denoise).images[0]
 
     return Model(enlarge, _weights(pipe), settings.steps or pipe.config.default_steps)
 
@@ -375,7 +377,9 @@ def _device() -> torch.device:
 
 
 def _weights(pipe: Any) -> int:
-    networks = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    """Of the networks that draw a picture: a grain part takes another one's place."""
+    networks = [part for name, part in pipe.components.items()
+                if isinstance(part, torch.nn.Module) and name not in GRAIN_PARTS.values()]
     return sum(p.numel() for network in networks for p in network.parameters())
 
 
