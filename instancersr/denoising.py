@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .damage import estimate_damage
 from .errors import ModelError
 from .model import Model
 from .tensors import same_shapes, stored_tensors
@@ -20,7 +21,8 @@ MIXED_GRAPHS = ("restore", "decode", "finish")
 """Those that hold weights of these parts."""
 REACH = 1.5
 """How far from the grain parts, 0, past the model's own weights, 1, a `denoise` of 1 goes."""
-
+AUTOMATIC = 3
+"""Values that are chosen between where nobody chooses: from the grain parts alone to the model's own."""
 MIXTURES = 4
 """How many an engine keeps."""
 
@@ -28,6 +30,11 @@ MIXTURES = 4
 def own_share(denoise: float) -> float:
     """The share s of the model's own weights in grain + s (own - grain), for a denoise of 0 to 1."""
     return REACH * denoise
+
+
+def automatic_denoise(photo: np.ndarray) -> float:
+    """As much as a photo (h, w, 3) uint8 is damaged: 0, 1/3 or 2/3, the grain parts' weights to the model's own."""
+    return round(estimate_damage(photo) * (AUTOMATIC - 1)) / (AUTOMATIC - 1) / REACH
 
 
 def denoises(model: Model) -> bool:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from .color import match_color
 from .constraints import apply_constraints
+from .denoising import automatic_denoise, own_share
 from .edits import (
     Edit,
     Kept,
@@ -115,7 +116,7 @@ class Upscaler:
             overlap: least overlap of neighbouring tiles in LR pixels, at most half a tile.
             instances: whether the instance map is wanted, which costs time; the photo is the same.
             denoise: how much noise and grain is taken off: 0 keeps it, 1 takes off as much as can be. None: as the
-                model does by itself, which is like 2/3.
+                photo's own damage asks for, where the model has the control.
 
         Raises:
             ValueError: an argument is out of its range, or an edit names what is not there.
@@ -130,6 +131,8 @@ class Upscaler:
         keep = keep_latents or len(edits) > 0
         fast = (quality == "fast" and self.engine.finishes and num_inference_steps is None and start_from == "noise"
                 and not keep)
+        if denoise is None and self.denoises:
+            denoise = automatic_denoise(lr)
         recipe = Recipe(scale, steps if num_inference_steps is None else num_inference_steps, seed, start_from,
                         self.defaults.fidelity if fidelity is None else fidelity, strength, color_fix, tile, tile_batch,
                         overlap, not fast, instances or len(edits) > 0, keep, denoise)
@@ -184,7 +187,7 @@ class Upscaler:
 
     def _denoising(self, recipe: Recipe) -> Upscaler:
         """The upscaler with the weights that the recipe asks for."""
-        if recipe.denoise is None:
+        if recipe.denoise is None or own_share(recipe.denoise) == 1:
             return self
         if not self.denoises:
             raise ModelError("this model has no control of noise and grain: leave denoise out")

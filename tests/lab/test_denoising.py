@@ -1,5 +1,6 @@
 """The control of noise and grain: pictures of mixed weights, against mixtures of the saved files' own numbers."""
 
+import io
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -149,6 +150,16 @@ def test_a_pipeline_is_saved_with_its_grain_parts_and_computes_with_them(folders
     InstanceRSRPipeline.from_pretrained(folders / "both").save_pretrained(tmp_path / "saved")
     saved = InstanceRSRPipeline.from_pretrained(tmp_path / "saved")
     np.testing.assert_array_equal(pixels(saved, denoise=0.1), pixels(both["torch"], denoise=0.1))
+
+
+def test_nobody_chooses_then_the_photos_damage_does(both):
+    small = Image.fromarray(data.astronaut()).resize((128, 128), Image.Resampling.BOX)
+    small.save(file := io.BytesIO(), "JPEG", quality=10)
+    clean = np.asarray(small).astype(float) + np.random.default_rng(0).normal(0, 0.7, (128, 128, 3))
+    for photo, denoise in ((clean.clip(0, 255).round().astype(np.uint8), 0), (np.asarray(Image.open(file)), OWN)):
+        alone, chosen = (np.asarray(both["onnx"](photo, denoise=value, instances=False).images[0])
+                         for value in (None, denoise))
+        np.testing.assert_array_equal(alone, chosen)
 
 
 # ------------------------------------------------------------------------------------------------ the command
