@@ -36,7 +36,7 @@ def estimate_damage(photo: np.ndarray) -> float:
 
 
 def measure_grain(luma: np.ndarray) -> float:
-    """Deviation of the grain in the smoothest places of (h, w) levels of 0 to 255; of white noise about .8 of its own."""
+    """Deviation of the grain in the smoothest places of (h, w) levels, .8 of white noise's own."""
     responses = np.abs(convolve(luma, NOISE_MASK, mode="mirror"))
     rows, columns = (max(1, side // BLOCK) for side in responses.shape)
     means = [part.mean() for row in np.array_split(responses, rows) for part in np.array_split(row, columns, axis=1)]

@@ -109,14 +109,14 @@ def test_an_edit_computes_with_the_weights_of_its_upscale(both):
         assert np.abs(at_once - pixels(upscaler, edits=edit)).max() > 2
 
 
-def test_without_a_value_nothing_is_mixed_and_the_grain_parts_are_not_read(folders, tmp_path):
+def test_the_own_weights_are_not_mixed_and_the_grain_parts_not_read(folders, tmp_path):
     """The picture is the same to the last bit where the files of the grain parts are gone."""
     shutil.copytree(folders / "both", tmp_path / "both")
     for part in PARTS:
         (tmp_path / "both" / f"{part}_grain" / FILE).unlink()
     upscaler = load_upscaler(str(tmp_path / "both"), "cpu", 1, "onnx")
     own = load_upscaler(str(folders / "own"), "cpu", 1, "onnx")
-    np.testing.assert_array_equal(pixels(upscaler), pixels(own))
+    np.testing.assert_array_equal(pixels(upscaler, denoise=OWN), pixels(own))
     with pytest.raises(ModelError, match="restoration_grain is missing"):
         upscaler(PHOTO, denoise=0.5)
 
