@@ -99,7 +99,7 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                 yield {status: _problems(["This did not work; the server's log says why."]), **busy(False)}
 
         async def enlarge(paths: list[str] | None, times: float, chosen_quality: Quality, chosen_look: str,
-                          chosen_noise: str, ending: str, request: gr.Request) -> AsyncGenerator[dict, None]:
+                          ending: str, chosen_noise: str, request: gr.Request) -> AsyncGenerator[dict, None]:
             if not paths:
                 yield {status: _problems(["Choose a photo first."])}
                 return
@@ -173,7 +173,7 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
         long: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
         short: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
         after_change = [status, viewer, link, strength, start, cancel]
-        start.click(enlarge, [photos, scale, quality, look, noise, suffix],
+        start.click(enlarge, [photos, scale, quality, look, suffix, noise],
                     [status, viewer, panel, chosen, download, link, start, cancel],
                     **long | {"api_visibility": "public"})
         for button, edit in ((apply, _set_strength), (again, _draw_again), (reset, _reset), (reset_all, _reset_all)):

@@ -83,7 +83,6 @@ def mixture(folders, share: float) -> InstanceRSRPipeline:
 def assert_near(ours: np.ndarray, expected: np.ndarray) -> None:
     """As near as rounding the weights to half precision lets them be."""
     difference = np.abs(ours - expected)
-    print(difference.max(), difference.mean())
     assert difference.max() <= 2 and difference.mean() < 0.1
 
 

@@ -43,6 +43,10 @@ class GatedPipeline:
 
         return self._pipe(*arguments, progress=report, tile=16, **options)
 
+    @property
+    def denoises(self):
+        return self._pipe.denoises
+
     def edit(self, *arguments, **options):
         return self._pipe.edit(*arguments, **options)
 
@@ -109,7 +113,7 @@ class Client:
                     yield json.loads(line[6:])
 
     def enlarge(self, files, kind=".png"):
-        return self.call("enlarge", files, 4, "balanced", "natural", kind)
+        return self.call("enlarge", files, 4, "balanced", "natural", kind, "auto")
 
     def outcome(self):
         """What the page shows at the end, as text."""
