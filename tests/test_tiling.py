@@ -63,10 +63,10 @@ def test_plan_covers_the_picture_with_equal_overlapping_tiles(plan):
 def test_a_fitted_side_needs_no_more_tiles_and_no_more_room(length, tile, overlap):
     length, tile, overlap = length // 4 * 4, tile // 4 * 4, min(overlap, tile // 8 * 4)
     side = fitted_side(length, tile, overlap)
-    full, fitted = (plan_tiles(length, 16, each, overlap) for each in (tile, side))
+    full, fitted = (plan_tiles(length, 16, (each, 64), overlap) for each in (tile, side))
     assert side <= tile and side % 4 == 0 and len(fitted) == len(full)
     if len(full) > 1 and overlap % 4 == 0 and side - 4 > overlap:  # with a token less more tiles would be needed
-        assert len(plan_tiles(length, 16, side - 4, overlap)) > len(full)
+        assert len(plan_tiles(length, 16, (side - 4, 64), overlap)) > len(full)
 
 
 def test_plan_of_a_picture_smaller_than_a_tile_is_the_picture():

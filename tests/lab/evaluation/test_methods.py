@@ -79,7 +79,7 @@ def test_settings_of_our_model_are_those_of_its_call(tiny_model, benchmark, tmp_
 
 
 @pytest.mark.parametrize("values,message", [
-    ({"spec": "builtin", "stps": 3}, r"methods\.m\.stps: unknown setting .*choose from steps, fidelity, seed"),
+    ({"spec": "builtin", "stps": 3}, r"methods\.m\.stps: unknown setting .*choose from steps, fidelity, denoise, seed"),
     ({"spec": "builtin", "fidelity": 2}, r"methods\.m\.fidelity: .*less than or equal to 1"),
     ({"spec": "bicubic", "steps": 3}, r"methods\.m\.steps: unknown setting .*choose from none"),
     ({"steps": 3}, "neither bicubic, builtin"),
