@@ -21,6 +21,7 @@ NOISE_MASK = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 # (docs/decisions.md has the quantiles).
 BLOCKS: Ramp = (1.15, 1.35)
 COARSE_GRAIN: Ramp = (2.5, 5.0)
+COARSE_COLOR: Ramp = (1.0, 2.0)
 TOO_SMOOTH: Ramp = (0.35, 0.2)
 
 
@@ -30,9 +31,11 @@ def estimate_damage(photo: np.ndarray) -> float:
     Args:
         photo: (h, w, 3) uint8.
     """
-    luma = _middle(photo).astype(np.float32) @ LUMA
+    values = _middle(photo).astype(np.float32)
+    luma = values @ LUMA
+    color = max(measure_grain(_halved(values[..., channel] - luma)) for channel in (0, 2))
     return max(_ramp(measure_blocks(luma), BLOCKS), _ramp(measure_grain(_halved(luma)), COARSE_GRAIN),
-               _ramp(measure_grain(luma), TOO_SMOOTH))
+               _ramp(color, COARSE_COLOR), _ramp(measure_grain(luma), TOO_SMOOTH))
 
 
 def measure_grain(luma: np.ndarray) -> float:
