@@ -191,7 +191,7 @@ class Upscaler:
             return self
         if not self.denoises:
             raise ModelError("this model has no control of noise and grain: leave denoise out")
-        return Upscaler(self.engine.denoising(recipe.denoise), self.schedule, self.defaults)
+        return type(self)(self.engine.denoising(recipe.denoise), self.schedule, self.defaults)
 
     def _render(self, kept: Kept, progress: Progress | None) -> Upscaled:
         """The picture at the strengths and the scale asked for, and its ids."""
