@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import convolve
 
+from .instances.codes import LUMA
+
 Ramp = tuple[float, float]
 
 BLOCK = 8
@@ -13,7 +15,6 @@ SMOOTH = 10
 """Grain is that of the smoothest so many of a hundred places: there is the least texture to take for grain."""
 LARGEST = 1024
 """Of a larger photo the middle is measured, of so many pixels a side."""
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 NOISE_MASK = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 """Immerkaer's (Fast noise variance estimation, 1996): blind to edges and slopes; noise of deviation 1 gives 6."""
 
@@ -32,7 +33,7 @@ def estimate_damage(photo: np.ndarray) -> float:
         photo: (h, w, 3) uint8.
     """
     values = _middle(photo).astype(np.float32)
-    luma = values @ LUMA
+    luma = (values @ LUMA).astype(np.float32)
     color = max(measure_grain(_halved(values[..., channel] - luma)) for channel in (0, 2))
     return max(_ramp(measure_blocks(luma), BLOCKS), _ramp(measure_grain(_halved(luma)), COARSE_GRAIN),
                _ramp(color, COARSE_COLOR), _ramp(measure_grain(luma), TOO_SMOOTH))
