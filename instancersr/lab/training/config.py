@@ -166,6 +166,8 @@ class RestorationConfig(TrainConfig):
     task: Literal["restoration"]
     channels: int = Field(64, ge=4)
     blocks: int = Field(16, ge=1)
+    coarse_blocks: int = Field(0, ge=0)
+    """Residual blocks of a branch at half the resolution, which sees further; 0: none."""
     init: Path | None = None
     """A folder with a network to begin from. Blocks that it lacks are added at its end and change nothing at first."""
     merge: Path | None = None

@@ -20,13 +20,14 @@ class RestorationObjective(Objective):
     def __init__(self, config: RestorationConfig):
         self.perceptual_weight = config.perceptual.weight
         self.perceptual = perceptual_loss(config.perceptual)
-        self.model = RestorationNetwork(config.channels, config.blocks)
+        self.model = RestorationNetwork(config.channels, config.blocks, coarse_blocks=config.coarse_blocks)
         if config.init is not None:
             begun = load_part(RestorationNetwork, config.init, "init")
-            self.model = begun.deepened(config.blocks).train().requires_grad_(True)
+            self.model = begun.deepened(config.blocks, config.coarse_blocks).train().requires_grad_(True)
         self.merged = None
         if config.merge is not None:
-            self.merged = load_part(RestorationNetwork, config.merge, "merge").deepened(self.model.config.blocks)
+            self.merged = load_part(RestorationNetwork, config.merge, "merge").deepened(
+                self.model.config.blocks, self.model.config.coarse_blocks)
             if shapes(self.merged) != shapes(self.model):
                 raise ConfigError(f"merge: {config.merge} holds a network of another size than the trained one")
 

@@ -34,6 +34,31 @@ def test_a_deeper_network_begins_as_the_same_function_and_can_leave_it():
     assert deeper.body[4].conv2.weight.grad.abs().max() > 0
 
 
+def test_the_branch_of_half_the_resolution_begins_as_nothing_and_sees_further():
+    network = RestorationNetwork(channels=8, blocks=1)
+    lr = torch.rand(1, 3, 48, 48)
+    wider = network.deepened(1, coarse_blocks=3)
+    assert wider.config.coarse_blocks == 3 and wider.deepened(1, 3) is wider
+    torch.testing.assert_close(wider(lr), network(lr), rtol=0, atol=0)
+    wider(lr).square().mean().backward()
+    assert wider.coarse.up.weight.grad.abs().max() > 0
+    assert _reach(network) <= 4 < 8 <= _reach(_drawn_at_random(wider))
+
+
+def _drawn_at_random(network):
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    return network
+
+
+def _reach(network) -> int:
+    """How far from the middle LR pixel, in LR pixels, another one can change y-hat there."""
+    lr = torch.rand(1, 3, 48, 48, requires_grad=True)
+    network.features(lr)[..., 24, 24].sum().backward()
+    seen = lr.grad.abs().sum((0, 1)).nonzero()
+    return int((seen - 24).abs().max())
+
+
 def test_it_learns_to_undo_a_known_blur():
     """Real training: on blurred noise-like pictures the error falls well below the bicubic enlargement's."""
     torch.manual_seed(0)

@@ -1,0 +1,87 @@
+"""What each part gives to the finished photo: it is drawn again without that part, by the same weights.
+
+    python benchmarks/parts.py --lr ../shared/web/jpeg --hr ../shared/realsr/HR [--model builtin] [--steps 1]
+
+- transformer: nothing is sampled; the detail decoder draws the photo from y-hat, as `--quality fast` does.
+- control: the control branch says nothing to the transformer.
+- map: the transformer sees zeros in place of the map's noisy latent.
+- decoder: the autoencoder's decoder draws the photo alone.
+- restoration: the photo is y-hat (`--fidelity 1`), so all that comes after the restoration network is left out.
+
+Printed: the mean change of a pixel in grey levels, and the metrics whose weights are at hand (TORCH_HOME), with the
+whole's in the first row. Weights that were trained together are taken apart here; a part that is retrained without the
+other may make up for it.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from perception import judged, judges
+from PIL import Image
+
+from instancersr.engines.torch import TorchEngine
+from instancersr.lab.pipeline import InstanceRSRPipeline
+from instancersr.recipe import Defaults
+from instancersr.sampling import Schedule
+from instancersr.upscaler import Upscaler
+
+METRICS = ("lpips", "dists", "niqe", "psnr")
+
+
+class MapBlindEngine(TorchEngine):
+    """The transformer sees zeros where the map's noisy latent was."""
+
+    def denoise(self, z_t, z_y, timestep, offset):
+        blind = z_t.copy()
+        blind[:, z_y.shape[1] :] = 0
+        return super().denoise(blind, z_y, timestep, offset)
+
+
+def silence(pipeline: InstanceRSRPipeline) -> InstanceRSRPipeline:
+    """The pipeline, whose control branch adds 0 from now on."""
+    for project in pipeline.controlnet.out_proj:
+        torch.nn.init.zeros_(project.weight)
+        torch.nn.init.zeros_(project.bias)
+    return pipeline
+
+
+def ways(model: str, steps: int) -> dict[str, tuple[Upscaler, dict]]:
+    """Part that is left out -> an upscaler, and its options."""
+    load = InstanceRSRPipeline.from_pretrained
+    whole = load(model)
+    sampled = {"num_inference_steps": steps, "instances": False}
+    blind = Upscaler(MapBlindEngine(whole), Schedule.from_config(whole.scheduler.config), Defaults())
+    return {"nothing": (whole.upscaler, sampled),
+            "transformer": (whole.upscaler, {"quality": "fast", "instances": False}),
+            "control": (silence(load(model)).upscaler, sampled),
+            "map": (blind, sampled),
+            "decoder": (load(model, detail_decoder=None, detail_decoder_grain=None).upscaler, sampled),
+            "restoration": (whole.upscaler, sampled | {"fidelity": 1.0})}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lr", required=True, type=Path)
+    parser.add_argument("--hr", required=True, type=Path)
+    parser.add_argument("--model", default="builtin")
+    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--every", type=int, default=1, help="use every so many photos")
+    arguments = parser.parse_args()
+    metrics, tried = judges(METRICS), ways(arguments.model, arguments.steps)
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in tried}
+    for path in sorted(arguments.lr.glob("*.png"))[:: arguments.every]:
+        truth, whole = Image.open(arguments.hr / path.name).convert("RGB"), None
+        for name, (upscaler, options) in tried.items():
+            picture = upscaler(path, **options).images[0]
+            pixels = np.asarray(picture, float)
+            whole = pixels if whole is None else whole
+            rows[name].append({"change": float(np.abs(pixels - whole).mean())} | judged(metrics, picture, truth))
+    print(f"{len(rows['nothing'])} photos, {arguments.steps} steps; left out:")
+    for name, scores in rows.items():
+        print(f"{name:12}", *(f"{key} {np.mean([row[key] for row in scores]):.4f}" for key in scores[0]))
+
+
+if __name__ == "__main__":
+    main()
