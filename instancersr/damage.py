@@ -24,18 +24,23 @@ BLOCKS: Ramp = (1.15, 1.35)
 COARSE_GRAIN: Ramp = (2.5, 5.0)
 COARSE_COLOR: Ramp = (1.0, 2.0)
 TOO_SMOOTH: Ramp = (0.35, 0.2)
+COMPRESSED: Ramp = (95, 85)
+"""In qualities of a JPEG."""
 
 
-def estimate_damage(photo: np.ndarray) -> float:
+def estimate_damage(photo: np.ndarray, quality: int | None = None) -> float:
     """0 for a photo as a good camera takes it, to 1 for one full of noise or JPEG's traces.
 
     Args:
         photo: (h, w, 3) uint8.
+        quality: of the JPEG that the photo comes from, 1 to 100. A low one is damage; a high one says nothing, as a
+            damaged photo may have been saved again. None: unknown.
     """
     values = _middle(photo).astype(np.float32)
     luma = (values @ LUMA).astype(np.float32)
     color = max(measure_grain(_halved(values[..., channel] - luma)) for channel in (0, 2))
-    return max(_ramp(measure_blocks(luma), BLOCKS), _ramp(measure_grain(_halved(luma)), COARSE_GRAIN),
+    compressed = 0.0 if quality is None else _ramp(quality, COMPRESSED)
+    return max(compressed, _ramp(measure_blocks(luma), BLOCKS), _ramp(measure_grain(_halved(luma)), COARSE_GRAIN),
                _ramp(color, COARSE_COLOR), _ramp(measure_grain(luma), TOO_SMOOTH))
 
 

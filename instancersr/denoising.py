@@ -32,9 +32,14 @@ def own_share(denoise: float) -> float:
     return REACH * denoise
 
 
-def automatic_denoise(photo: np.ndarray) -> float:
-    """As much as a photo (h, w, 3) uint8 is damaged: 0, 1/3 or 2/3, the grain parts' weights to the model's own."""
-    return round(estimate_damage(photo) * (AUTOMATIC - 1)) / (AUTOMATIC - 1) / REACH
+def automatic_denoise(photo: np.ndarray, quality: int | None = None) -> float:
+    """As much as a photo is damaged: 0, 1/3 or 2/3, the grain parts' weights to the model's own.
+
+    Args:
+        photo: (h, w, 3) uint8.
+        quality: of the JPEG that the photo comes from, 1 to 100; None: it says nothing.
+    """
+    return round(estimate_damage(photo, quality) * (AUTOMATIC - 1)) / (AUTOMATIC - 1) / REACH
 
 
 def denoises(model: Model) -> bool:

@@ -32,7 +32,8 @@ from .edits import (
 from .engines.protocol import Engine
 from .errors import ModelError
 from .geometry import LR_LATENT, LR_TOKEN, SCALE, SMALLEST
-from .images.pixels import to_photo
+from .images.compression import jpeg_quality
+from .images.pixels import Photo, to_photo
 from .images.reading import read_image
 from .instances.codes import decode_id_map
 from .instances.regions import segment
@@ -40,7 +41,7 @@ from .recipe import BEST_STEPS, QUALITIES, Defaults, Quality, Recipe, check, che
 from .sampling import Known, NoiseField, Schedule, sample
 from .tiling import IdCanvas, Tile, TileCanvas, fitted_side, plan_tiles
 
-Picture = Image.Image | np.ndarray | str | os.PathLike
+Picture = Image.Image | np.ndarray | str | os.PathLike | Photo
 Progress = Callable[[int, int], None]
 
 TILE, SMALLEST_TILE = 128, 32
@@ -95,7 +96,7 @@ class Upscaler:
         """Upscales one picture.
 
         Args:
-            image: PIL picture, (H, W, 3) uint8 array or path. What is transparent counts as the colour beside it.
+            image: path, PIL picture, (H, W, 3) uint8 array, or what `read_image` gives. What is transparent counts as the colour beside it.
             scale: enlargement. 4 is the model's own; less is shrunk from it, more is done in two passes.
             num_inference_steps: DDIM steps; None: what the quality says.
             seed: of the noise; the same input and seed give the same output.
@@ -124,7 +125,7 @@ class Upscaler:
             ImageError: the file cannot be read.
             MemoryError: not even the smallest tiles can be computed.
         """
-        lr = _to_array(image)
+        photo = _to_photo(image)
         quality = self.defaults.quality if quality is None else quality
         check_choice("quality", quality, QUALITIES)
         steps = BEST_STEPS if quality == "best" else self.defaults.steps
@@ -132,13 +133,13 @@ class Upscaler:
         fast = (quality == "fast" and self.engine.finishes and num_inference_steps is None and start_from == "noise"
                 and not keep)
         if denoise is None and self.denoises:
-            denoise = automatic_denoise(lr)
+            denoise = automatic_denoise(photo.rgb, photo.quality)
         recipe = Recipe(scale, steps if num_inference_steps is None else num_inference_steps, seed, start_from,
                         self.defaults.fidelity if fidelity is None else fidelity, strength, color_fix, tile, tile_batch,
                         overlap, not fast, instances or len(edits) > 0, keep, denoise)
         check(recipe)
         upscaler = self._denoising(recipe)
-        kept = upscaler._upscale(lr, recipe, progress)
+        kept = upscaler._upscale(photo.rgb, recipe, progress)
         out = upscaler._render(kept, progress)
         if edits:
             out = self.edit(out, edits, progress)
@@ -342,15 +343,18 @@ class Upscaler:
 # ------------------------------------------------------------------------------------------------ pictures
 
 
-def _to_array(image: Picture) -> np.ndarray:
+def _to_photo(image: Picture) -> Photo:
+    if isinstance(image, Photo):
+        return image
     if isinstance(image, (str, os.PathLike)):
-        return read_image(image).rgb
-    array = to_photo(image).rgb if isinstance(image, Image.Image) else image
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise ValueError(f"image: expected (H, W, 3) uint8, not {array.shape} {array.dtype}")
-    if not array.size:
+        return read_image(image)
+    photo = replace(to_photo(image), quality=jpeg_quality(image)) if isinstance(image, Image.Image) else Photo(image)
+    shape, dtype = photo.rgb.shape, photo.rgb.dtype
+    if len(shape) != 3 or shape[2] != 3 or dtype != np.uint8:
+        raise ValueError(f"image: expected (H, W, 3) uint8, not {shape} {dtype}")
+    if not photo.rgb.size:
         raise ValueError("image: it has no pixels")
-    return array
+    return photo
 
 
 def _pixels(picture: np.ndarray, tiles: list[Tile]) -> np.ndarray:

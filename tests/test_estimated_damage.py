@@ -50,6 +50,11 @@ def test_damage_grows_with_noise_and_with_compression():
     assert estimate_damage(saved(clean, 95)) < 0.5 < estimate_damage(saved(clean, 20))
 
 
+def test_a_jpeg_of_low_quality_is_damaged_whatever_its_pixels_look_like():
+    clean = photo()
+    assert estimate_damage(clean, 75) == 1 and estimate_damage(clean, 98) == estimate_damage(clean)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 40, 3), (7, 5, 3), (2000, 30, 3)])
 def test_any_size_has_a_number(shape):
     assert 0 <= estimate_damage(np.full(shape, 90, np.uint8)) <= 1

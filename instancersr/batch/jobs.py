@@ -95,7 +95,7 @@ def run_jobs(jobs: list[Job], load: Callable[[], Any], scale: float, options: Ca
             ids: np.ndarray | None = None
             for photo in chain([first], photos):
                 mapped = job.instances is not None and ids is None
-                out = upscaler(photo.rgb, scale=scale, instances=mapped, **options(job))
+                out = upscaler(photo, scale=scale, instances=mapped, **options(job))
                 results.append((np.array(out.images[0]), photo))
                 ids = out.instances[0] if mapped else ids
             notes = _write(job, results, ids)

@@ -31,6 +31,8 @@ class Photo:
     """What the levels of a 16-bit picture were multiplied by, because only the lower ones of 16 bits are used."""
     format: str | None = None
     """Pillow's name of the file's format."""
+    quality: int | None = None
+    """1 to 100, as the file's JPEG tables say (`compression.jpeg_quality`); None where it has none."""
     frames: int = 1
     """Pages or frames in the file that can be enlarged, this one among them."""
     duration: int | None = None

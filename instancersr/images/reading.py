@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from ..errors import UserError
+from .compression import jpeg_quality
 from .cut_off import complete_jpeg
 from .deep import ask_for_lower_bytes, is_deep_color
 from .formats import READABLE, decoders, has_heif
@@ -115,7 +116,7 @@ def _read_frame(path: Path, image: Image.Image, number: int, max_pixels: int) ->
     if image.width * image.height > max_pixels:
         raise _too_large(path, f"{image.width}x{image.height}", max_pixels)
     deep = is_deep_color(image)
-    format, dropped = image.format, _other_pictures(image)
+    format, quality, dropped = image.format, jpeg_quality(image), _other_pictures(image)
     # a PNG may have texts behind its pixels; other files are closed once these are read
     before = None if format == "PNG" else read_metadata(image)
     pixels, missing = _decoded(path, image)
@@ -136,7 +137,8 @@ def _read_frame(path: Path, image: Image.Image, number: int, max_pixels: int) ->
         raise ImageError(f"{path}: {error}") from error
     if dropped and not any("gain map" in note for note in notes):
         notes.append(dropped)
-    return replace(photo, format=format, frames=count, duration=round(duration) if duration else None,
+    return replace(photo, format=format, quality=quality, frames=count,
+                   duration=round(duration) if duration else None,
                    notes=tuple(f"{path}: {note}" for note in [*notes, *photo.notes]))
 
 

@@ -112,7 +112,7 @@ class Studio:
     def _enlarge(self, path: Path, name: str, options: Options, with_objects: bool,
                  progress: Callable[[int, int], None]) -> Result:
         photo = read_image(path, self._max_pixels)
-        out = self._upscaler(photo.rgb, scale=options.scale, fidelity=options.fidelity, quality=options.quality,
+        out = self._upscaler(photo, scale=options.scale, fidelity=options.fidelity, quality=options.quality,
                              denoise=options.denoise, keep_latents=with_objects, instances=with_objects,
                              progress=progress)
         return Result(name, path, photo, out, out)
