@@ -96,7 +96,8 @@ class Upscaler:
         """Upscales one picture.
 
         Args:
-            image: path, PIL picture, (H, W, 3) uint8 array, or what `read_image` gives. What is transparent counts as the colour beside it.
+            image: path, PIL picture, (H, W, 3) uint8 array, or what `read_image` gives. What is transparent counts as
+                the colour beside it.
             scale: enlargement. 4 is the model's own; less is shrunk from it, more is done in two passes.
             num_inference_steps: DDIM steps; None: what the quality says.
             seed: of the noise; the same input and seed give the same output.

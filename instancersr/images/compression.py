@@ -13,8 +13,8 @@ def jpeg_quality(image: Image.Image) -> int | None:
 
     libjpeg scales the standard's table by 50 / quality below 50 and by 2 - quality / 50 above (`jpeg_quality_scaling`
     in its jcparam.c); the mean of the file's own table gives the scale back. Entries end at 255, so qualities under 25
-    read up to 5 too high. Of tables that are no multiple of the
-    standard's, as cameras and image editors have, it is the quality that quantises as coarsely on average.
+    read a little too high. Of tables that are no multiple of the standard's, as cameras and image editors have, it is
+    the quality that quantises as coarsely on average.
     """
     tables = getattr(image, "quantization", None)
     if not tables or 0 not in tables:
