@@ -161,6 +161,22 @@ def test_nobody_chooses_then_the_photos_damage_does(both):
         np.testing.assert_array_equal(alone, chosen)
 
 
+def test_a_jpegs_own_table_counts_where_its_pixels_look_clean(both, tmp_path):
+    """The same pixels as a PNG, a JPEG of quality 85, and that JPEG opened by Pillow."""
+    small = np.asarray(Image.fromarray(data.astronaut()).resize((128, 128), Image.Resampling.BOX)).astype(float)
+    noisy = small + np.random.default_rng(0).normal(0, 0.7, small.shape)
+    Image.fromarray(noisy.clip(0, 255).round().astype(np.uint8)).save(tmp_path / "a.jpg", quality=85)
+    Image.open(tmp_path / "a.jpg").save(tmp_path / "a.png")
+    upscaler = both["onnx"]
+    alone = {name: np.asarray(upscaler(picture, instances=False).images[0]) for name, picture in
+             (("jpeg", tmp_path / "a.jpg"), ("opened", Image.open(tmp_path / "a.jpg")), ("png", tmp_path / "a.png"))}
+    chosen = {value: np.asarray(upscaler(tmp_path / "a.png", denoise=value, instances=False).images[0])
+              for value in (0, OWN)}
+    np.testing.assert_array_equal(alone["png"], chosen[0])
+    np.testing.assert_array_equal(alone["jpeg"], chosen[OWN])
+    np.testing.assert_array_equal(alone["opened"], chosen[OWN])
+
+
 # ------------------------------------------------------------------------------------------------ the command
 
 
