@@ -286,6 +286,8 @@ class SamplerConfig(Section):
     """Of the distance between the deviations of the perceptual loss's features; needs `perceptual.weight`."""
     pattern_weight: float = Field(0.0, ge=0)
     """Of the pattern that repeats with every LR pixel (`perceptual.repeated_pattern`)."""
+    grid_weight: float = Field(0.0, ge=0)
+    """Of steps at the grid of a JPEG's blocks (`perceptual.repeated_steps`)."""
     adversarial_weight: float = Field(0.0, ge=0)
     """Of a discriminator that tells patches of the output from patches of the truth: the length of each picture's
     gradient where it is never wrong."""

@@ -162,6 +162,25 @@ def repeated_pattern(difference: Tensor, period: int = 4, window: int = 32) -> T
     return (mean.var(2, correction=0).mean(1) + PATTERN_FLOOR**2).sqrt().mean() - PATTERN_FLOOR
 
 
+def repeated_steps(output: Tensor, truth: Tensor, period: int = 32) -> Tensor:
+    """How far steps that come back every `period` pixels stand out of the others: their deviation, a scalar.
+
+    The blocks of a JPEG are eight LR pixels wide. Where they begin, the enlarged photo steps, up here and down there,
+    so that means of the error do not see it; means of the steps' sizes do.
+
+    Args:
+        output, truth: (B, C, H, W), at least a period wide and high. Steps of the truth's own cost nothing.
+        period: in pixels.
+    """
+    deviations = []
+    for axis in (2, 3):
+        ours, theirs = (picture.float().diff(dim=axis).abs().mean((1, 5 - axis)) for picture in (output, truth))
+        count = ours.shape[1] // period or 1  # of the last period one step is missing, or more
+        phases = (ours - theirs)[:, : count * period].unflatten(1, (count, -1)).mean(1)  # (B, period)
+        deviations.append((phases.var(1, correction=0) + PATTERN_FLOOR**2).sqrt().mean() - PATTERN_FLOOR)
+    return (deviations[0] + deviations[1]) / 2
+
+
 def _log_variance(features: Tensor, floor: Tensor) -> Tensor:
     """(B, C, h, w) -> the logarithm of the deviation within cells of 8x8 features, overlapping by half."""
     size = min(8, features.shape[-1])

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from instancersr.lab.training.config import ConfigError, PerceptualConfig
-from instancersr.lab.training.perceptual import fine_bands, random_window, repeated_pattern, texture_distance, turn
+from instancersr.lab.training.perceptual import (
+    fine_bands,
+    random_window,
+    repeated_pattern,
+    repeated_steps,
+    texture_distance,
+    turn,
+)
 from instancersr.lab.training.stages.objective import perceptual_loss
 
 
@@ -50,6 +57,20 @@ def test_smooth_differences_are_no_pattern():
     ramp = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
     assert repeated_pattern(torch.zeros(1, 3, 64, 64)) == pytest.approx(0, abs=1e-8)
     assert repeated_pattern(ramp) < 2e-3
+
+
+def test_steps_at_a_grid_cost_their_deviation_wherever_it_begins():
+    """Blocks of 32 pixels that are brighter and darker in turn: one step of 31 others at 0, in both directions."""
+    checks = (torch.arange(160) // 32 % 2).float()
+    blocks = (0.04 * (checks[:, None] - checks[None]).abs()).expand(2, 3, 160, 160)
+    flat = torch.zeros_like(blocks)
+    expected = 0.04 * ((1 - 1 / 32) / 32) ** 0.5
+    for start in (0, 11):
+        box = (..., slice(start, start + 128), slice(start, start + 128))
+        assert repeated_steps(blocks[box], flat[box]).item() == pytest.approx(expected, rel=0.1)
+    assert repeated_steps(blocks, blocks) == pytest.approx(0, abs=1e-8)
+    grain = 0.04 * torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    assert repeated_steps(grain, torch.zeros_like(grain)) < 0.2 * expected
 
 
 def test_the_first_band_holds_the_finest_detail_and_a_flat_area_has_none():

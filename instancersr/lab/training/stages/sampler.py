@@ -14,7 +14,7 @@ from ...method.diffusion import Denoiser, decode, sampling_step, split, token_la
 from ...method.models import DetailDecoder
 from ..adversarial import PatchDiscriminator, adversarial_terms
 from ..config import DiffusionConfig
-from ..perceptual import random_window, repeated_pattern, texture_distance
+from ..perceptual import random_window, repeated_pattern, repeated_steps, texture_distance
 from .objective import load_part, perceptual_loss
 from .paper import PaperObjective
 
@@ -124,6 +124,8 @@ class SamplerObjective(PaperObjective):
             terms["texture"] = sampler.texture_weight * texture_distance(*self.perceptual.features)
         if sampler.pattern_weight:
             terms["pattern"] = sampler.pattern_weight * repeated_pattern(photo - batch["hr"])
+        if sampler.grid_weight:
+            terms["grid"] = sampler.grid_weight * repeated_steps(photo, batch["hr"])
         if "discriminator" in model:
             seen = random_window(photo, batch["hr"], ADVERSARIAL_WINDOW, draws.shared)
             fooled, critic = adversarial_terms(model["discriminator"], *seen)
