@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from .errors import ModelError, UserError
+from .errors import ModelError, UserError, first_line
 from .model import Model, find_model
 from .upscaler import Picture, Upscaler
 
@@ -62,8 +62,7 @@ def load_upscaler(model: str = "builtin", device: Device = "auto", threads: int 
     except ModelError:
         raise
     except Exception as error:  # the hub, ONNX Runtime, safetensors and JSON have their own exceptions
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise ModelError(f"cannot load the model {model}: {lines[0]}") from error
+        raise ModelError(f"cannot load the model {model}: {first_line(error)}") from error
 
 
 def pick_engine(model: Model, device: Device, engine: EngineName = "auto") -> Literal["onnx", "torch"]:

@@ -8,7 +8,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from instancersr.errors import UserError, how_to_install
+from instancersr.errors import UserError
+from instancersr.installation import how_to_install
 
 from .app import app
 from .messages import as_line, fail, one_line_errors

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 
 from ..denoising import MIXED_GRAPHS, MIXTURES, denoises, mix_weights
-from ..errors import UserError
+from ..errors import UserError, is_out_of_memory
 from ..model import Model
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "rocm": "ROCMExecutionProvider",
@@ -26,7 +26,6 @@ AUTOMATIC = ("cuda", "rocm", "directml", "cpu")
 than most photos."""
 FATAL = 4
 """Level of ONNX Runtime's log from which it writes on stderr: what goes wrong is in its exceptions as well."""
-OUT_OF_MEMORY = ("failed to allocate", "bad allocation", "bad_alloc", "out of memory", "allocate memory")
 
 
 ort.set_default_logger_severity(FATAL)
@@ -190,6 +189,6 @@ class OnnxEngine:
         try:
             return dict(zip(names, session.run(names, given), strict=True))
         except Exception as error:  # onnxruntime's exceptions have no base of their own
-            if any(words in str(error).lower() for words in OUT_OF_MEMORY):
+            if is_out_of_memory(error):
                 raise MemoryError("not enough memory for a tile") from error
             raise

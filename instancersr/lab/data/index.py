@@ -17,6 +17,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from instancersr.errors import reason
+from instancersr.files import whole_file
+
 from .sources import PHOTO_SUFFIXES, DataError, find_sources, key_hash, photo_key, state_of, tar_members
 
 INDEX = "index.npy"
@@ -61,7 +64,7 @@ class ShardIndex:
                 file.seek(int(row[f"{member}_offset"]))
                 return file.read(size)
         except OSError as error:
-            raise DataError(f"cannot be read ({error.strerror})") from error
+            raise DataError(f"cannot be read ({reason(error)})") from error
 
 
 def shard_sources(photos: str | Path) -> list[Path]:
@@ -160,10 +163,8 @@ def _row_type(longest: int) -> np.dtype:
 
 def save_rows(file: Path, rows: np.ndarray) -> None:
     """Completely or not at all."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.part")
-    with open(partial, "wb") as opened:
+    with whole_file(file) as opened:
         np.save(opened, rows)
-    os.replace(partial, file)
 
 
 def join_parts(parts: Iterable[Path], file: Path) -> None:

@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from instancersr.errors import UserError, how_to_install
+from instancersr.errors import UserError
+from instancersr.installation import how_to_install
 
 PATIENCE = 60.0
 """Seconds that a metric may take to load and fetch its weights: a dead network must not stop an evaluation."""

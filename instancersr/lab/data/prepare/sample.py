@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
 
+from instancersr.errors import reason
 from instancersr.instances.annotations import annotation_of_mask, check_annotations, decode_rle
 from instancersr.instances.codes import colorize, scale_target
 
@@ -275,7 +276,7 @@ def _read(extent: Extent) -> bytes:
     try:
         return extent.read()
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror or error})") from error
+        raise DataError(f"cannot be read ({reason(error)})") from error
 
 
 def _parse(encoded: bytes, photo_size: tuple[int, int]) -> dict:
