@@ -15,13 +15,15 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from .engines.onnx import PROVIDERS, own_threads, usable_threads
+from .cores import usable_cores
+from .engines.onnx import PROVIDERS, own_threads
 from .engines.onnx import pick_device as pick_onnx_device
 from .errors import UserError, first_line
 from .images.reading import MAX_PIXELS
 from .installation import installed_version
-from .loading import Device, EngineName, load_upscaler, pick_engine, pick_torch_device
+from .loading import load_upscaler, pick_engine, pick_torch_device
 from .model import BUILTIN, find_model
+from .presets import Device, EngineName
 
 PACKAGES = ("onnxruntime", "numpy", "scipy", "pillow", "typer", "rich")
 CHECKSUMS = "SHA256SUMS"
@@ -111,7 +113,7 @@ def _cpu() -> Finding:
 
 
 def _threads() -> Finding:
-    usable = usable_threads()
+    usable = usable_cores()
     used = own_threads() or "one a core"
     return Finding("", f"{used} used, {usable} of {os.cpu_count()} cores usable")
 

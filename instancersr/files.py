@@ -13,6 +13,8 @@ from typing import BinaryIO
 
 from .errors import UserError
 
+LONGEST_NAME = 255
+"""Bytes of a file's name: the limit of nearly all file systems."""
 PART = ".part"
 """Suffix of files that are being written; their names begin with a dot."""
 

@@ -11,7 +11,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..loading import Device, EngineName, load_upscaler
+from ..loading import load_upscaler
+from ..presets import Device, EngineName
 from .jobs import Job, Result, run_jobs
 from .parallel import run_on_cluster, start_worker
 

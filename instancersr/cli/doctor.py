@@ -10,10 +10,10 @@ from rich.text import Text
 
 from instancersr.errors import UserError
 from instancersr.installation import how_to_install
+from instancersr.presets import Device, EngineName
 
 from .app import app
 from .messages import as_line, fail, one_line_errors
-from .options import Device, EngineName
 
 
 @app.command(epilog="Example:  instancersr doctor")

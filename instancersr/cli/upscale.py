@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,19 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from instancersr.cores import usable_cores
 from instancersr.errors import UserError
 from instancersr.geometry import SMALLEST
+from instancersr.presets import Device, EngineName, Quality
 
 from .app import app
 from .messages import one_line_errors, own_words_only
-from .options import Device, EngineName, Quality, split_number
+from .options import split_number
 from .pipes import PIPE, piped
 from .progress import PictureProgress
 
 if TYPE_CHECKING:
     from instancersr.batch.jobs import Job
     from instancersr.batch.workers import Call
-
 
 
 @app.command(epilog="Example:  instancersr upscale holiday.jpg scans/ -o sharp/ --fidelity 0.7 --instances")
@@ -201,7 +201,7 @@ def _run_batches(batches: Iterator[list[Job]], call: Call, workers: int, ray: st
 
 def _threads_each(workers: int) -> int | None:
     """CPU threads of each of several processes; None leaves the choice to the engine where there is one."""
-    return max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
+    return max(1, usable_cores() // workers) if workers > 1 else None
 
 
 def _check_tile(tile: int) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from ..cores import usable_cores
 from ..denoising import MIXED_GRAPHS, MIXTURES, denoises, mix_weights
 from ..errors import UserError, is_out_of_memory
 from ..model import Model
@@ -59,11 +60,6 @@ def pick_device(device: str) -> str:
     return device
 
 
-def usable_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def open_session(graph: Path, settings: SessionSettings, weights: Mapping[str, np.ndarray] | None = None,
                  ) -> ort.InferenceSession:
     """A graph, ready to run.
@@ -93,17 +89,12 @@ def _onnx_type(value: np.ndarray) -> int:
     return {"float32": 1, "float16": 10, "uint16": 16}[value.dtype.name]  # numbers of TensorProto.DataType
 
 
-def cores_are_busy() -> bool:
-    """Whether other programs have used half of the cores or more over the last minute."""
-    return hasattr(os, "getloadavg") and os.getloadavg()[0] >= usable_threads() / 2
-
-
 def own_threads() -> int:
     """Threads of a session where nobody says how many.
 
     0 leaves the number to ONNX Runtime, which then also binds threads to cores, so it must be free to use all of them.
     """
-    usable = usable_threads()
+    usable = usable_cores()
     return 0 if usable == os.cpu_count() else usable
 
 

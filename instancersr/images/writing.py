@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import reason
-from ..files import whole_file, write_whole
+from ..files import LONGEST_NAME, whole_file, write_whole
 from .deep import SAVERS, save_tiff_pages
 from .embedding import save_options
 from .formats import LONGEST_SIDE, MOST_PIXELS, WITH_16_BITS, WITH_ALPHA, WRITABLE, written_format
@@ -24,8 +24,6 @@ from .reading import ImageError
 
 QUALITY = 95
 """Of JPEG, WebP and AVIF where nobody says another."""
-_LONGEST_NAME = 255
-"""Bytes of a file's name: the limit of nearly all file systems."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +204,7 @@ def check_writable(path: str | os.PathLike[str], width: int = 1, height: int = 1
         raise ImageError(f"{path}: {width}x{height} is beyond the {limit} pixels of {format}; use PNG")
     if width * height > MOST_PIXELS.get(format, width * height):
         raise ImageError(f"{path}: {width}x{height} is more than decoders of {format} take; use PNG")
-    if len(os.fsencode(path.name)) > _LONGEST_NAME:
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
         raise ImageError(f"{path}: this name is too long for a file; give a shorter one")
     try:
         if path.is_dir():

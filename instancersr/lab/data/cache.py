@@ -19,7 +19,7 @@ from instancersr.files import replace_folder
 
 from .dataset import TOKEN, Picture
 from .pictures import decode_photo, ids_of_annotations
-from .sources import DataError, Photo, Skipped, held_out_photos, key_hash, list_photos, state_of
+from .sources import DataError, PhotoFiles, Skipped, held_out_photos, key_hash, list_photos, state_of
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _decode_all(sources: Sequence[Path], folder: Path, min_side: int) -> None:
     (folder / "index.json").write_text(json.dumps(records))
 
 
-def _decode(photo: Photo, min_side: int) -> tuple[np.ndarray, np.ndarray]:
+def _decode(photo: PhotoFiles, min_side: int) -> tuple[np.ndarray, np.ndarray]:
     """(H, W, 3) uint8 and (H, W) uint16. Raises DataError."""
     try:
         encoded, masks = photo.picture.read(), photo.masks.read() if photo.masks else None

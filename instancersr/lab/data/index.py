@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from instancersr.cores import usable_cores
 from instancersr.errors import reason
 from instancersr.files import whole_file
 
@@ -126,7 +127,7 @@ def _scan_all(sources: Sequence[Path], parts: Path, process: int, processes: int
     turned = [*range(process, len(sources), processes), *range(len(sources))]  # its own first
     todo = [source for source in (sources[n] for n in dict.fromkeys(turned))
             if not (parts / f"{source.name}.npy").exists()]
-    workers = max(1, (os.cpu_count() or 1) // processes)
+    workers = max(1, usable_cores() // processes)
     if len(todo) <= FEW or workers == 1:
         for source in todo:
             _save_part(source, parts)

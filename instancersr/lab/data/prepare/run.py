@@ -8,13 +8,13 @@ interruptions.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from instancersr.cores import usable_cores
 from instancersr.errors import MissingPackage, UserError
 from instancersr.files import PART, write_whole
 
@@ -23,7 +23,7 @@ from ..index import INDEX, MANIFEST, join_parts, save_rows, scan_shard
 from ..pages import write_pages
 from ..sources import Skipped
 from .photos import add_photos, cut_shards, find_photos, fingerprint
-from .sample import Settings
+from .sample import SampleSettings
 from .shards import PROGRESS, ShardRecord, index_part
 from .workers import run_local, run_ray
 
@@ -35,7 +35,7 @@ SKIPPED = "skipped.jsonl"
 def prepare_photos(
     photos: str | Path,
     out: str | Path,
-    settings: Settings,
+    settings: SampleSettings,
     shard_photos: int = 1000,
     shard_mb: float = 1000,
     pages: int = 0,
@@ -95,14 +95,14 @@ def prepare_photos(
         results = run_ray(todo, out, settings, device, gpus, ray, advance)
     else:
         chosen = model_devices(settings, device, gpus) if devices is None else devices
-        results = run_local(todo, out, settings, chosen, workers or _cores(), advance)
+        results = run_local(todo, out, settings, chosen, workers or usable_cores(), advance)
     for record in results if todo else ():
         write_whole(out / PROGRESS / f"{record.name}.json", json.dumps(asdict(record)))
         records[record.name] = record
     return _finish(out, plan, [records[shard.name] for shard in shards], duplicates)
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: SampleSettings) -> None:
     cached = [f"--{name}" for name in ("latents", "features") if getattr(settings, name)]
     if settings.size is None:
         if cached:
@@ -116,7 +116,7 @@ def _check(settings: Settings) -> None:
             raise MissingPackage(error, "train") from error
 
 
-def model_devices(settings: Settings, device: str, gpus: int | None) -> list[str]:
+def model_devices(settings: SampleSettings, device: str, gpus: int | None) -> list[str]:
     """The devices of this machine that models run on, each by a process of its own; none: the CPU workers run them.
 
     Raises:
@@ -134,10 +134,6 @@ def model_devices(settings: Settings, device: str, gpus: int | None) -> list[str
     if gpus and gpus > there:
         raise UserError(f"--gpus {gpus}: torch sees {there} here")
     return [f"cuda:{number}" for number in range(gpus or there)]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # ------------------------------------------------------------------------------------- begin, go on, finish
