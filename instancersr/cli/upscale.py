@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from instancersr.cores import usable_cores
 from instancersr.errors import UserError
 from instancersr.geometry import SMALLEST
 from instancersr.presets import Device, EngineName, Quality
@@ -162,8 +161,7 @@ def upscale(
         options = {"num_inference_steps": steps, "start_from": start_from, "fidelity": fidelity,
                    "strength": strength, "color_fix": color_fix, "tile": tile or None, "quality": quality,
                    "denoise": denoised}
-        call = Call(model, device, threads or _threads_each(jobs), engine, jobs > 1, scale, 0 if resample else seed,
-                    options)
+        call = Call(model, device, threads, engine, scale=scale, seed=0 if resample else seed, options=options)
         if strengths or resample:
             _check_single(plan(), watch)
             call = replace(call, edits=lambda job: _edits(job.source, scale, strengths, resample or [], seed))
@@ -197,11 +195,6 @@ def _run_batches(batches: Iterator[list[Job]], call: Call, workers: int, ray: st
     except KeyboardInterrupt:
         if not ends_with_interrupt:
             raise KeyboardInterrupt(progress.summary) from None
-
-
-def _threads_each(workers: int) -> int | None:
-    """CPU threads of each of several processes; None leaves the choice to the engine where there is one."""
-    return max(1, usable_cores() // workers) if workers > 1 else None
 
 
 def _check_tile(tile: int) -> None:
