@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import UserError, reason
@@ -19,7 +20,7 @@ from .cut_off import complete_jpeg
 from .deep import ask_for_lower_bytes, is_deep_color
 from .formats import READABLE, decoders, has_heif
 from .metadata import PROGRAM, Metadata, read_metadata, software
-from .pixels import Photo, PixelError, to_photo
+from .pixels import Photo, PixelError, to_8_bits, to_photo
 from .signatures import RAW_SENTENCE, describe, is_raw
 
 MAX_PIXELS = 80_000_000
@@ -234,7 +235,6 @@ def _check_raw(path: Path) -> None:
 
 def _develop(path: Path, max_pixels: int) -> Photo:
     """A raw file as the package rawpy develops it: the camera's white balance, sRGB, 16 bits."""
-    import numpy as np
     import rawpy
 
     try:
@@ -247,8 +247,7 @@ def _develop(path: Path, max_pixels: int) -> Photo:
                          "develop it first and give the JPEG or TIFF") from error
     if developed.shape[2] == 1:  # a sensor without colours
         developed = np.repeat(developed, 3, 2)
-    rgb = ((developed.astype(np.int64) + 128) // 257).astype(np.uint8)
-    return Photo(rgb, metadata=Metadata(exif=_raw_exif(path)), deep=developed, format="RAW",
+    return Photo(to_8_bits(developed), metadata=Metadata(exif=_raw_exif(path)), deep=developed, format="RAW",
                  notes=(f"{path}: it was developed from a raw file",))
 
 

@@ -19,7 +19,7 @@ from .embedding import save_options
 from .formats import LONGEST_SIDE, MOST_PIXELS, WITH_16_BITS, WITH_ALPHA, WRITABLE, written_format
 from .grey_profile import grey_profile
 from .metadata import BMP_MARK, Metadata
-from .pixels import is_grey
+from .pixels import is_grey, to_8_bits
 from .reading import ImageError
 
 QUALITY = 95
@@ -113,9 +113,7 @@ def _save(file: IO[bytes], format: str, frames: Sequence[Frame], grey: bool, opt
 
 
 def _as_image(frame: Frame, grey: bool) -> Image.Image:
-    rgb = frame.rgb
-    if rgb.dtype == np.uint16:
-        rgb = ((rgb.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    rgb = to_8_bits(frame.rgb) if frame.rgb.dtype == np.uint16 else frame.rgb
     image = Image.fromarray(np.ascontiguousarray(rgb[..., 0]) if grey else rgb)
     if frame.alpha is not None:
         image.putalpha(Image.fromarray(frame.alpha))
