@@ -119,8 +119,9 @@ def run_cluster(jobs: list[Job], call: Call, address: str) -> Iterator[Result]:
     absolute = [replace(job, source=job.source.absolute(), output=job.output.absolute(),
                         instances=job.instances and job.instances.absolute()) for job in jobs]
     given = {id(job): as_given for job, as_given in zip(absolute, jobs, strict=True)}
-    call = replace(call, threads=call.threads or 1, shared=True)
-    tasks = run_on_cluster(do_job, absolute, address, call, cpus=call.threads, gpus=int(call.device == "cuda"))
+    threads = call.threads or 1
+    tasks = run_on_cluster(do_job, absolute, address, replace(call, threads=threads, shared=True), cpus=threads,
+                           gpus=int(call.device == "cuda"))
     return (replace(result, job=given[id(job)]) for job, result in tasks)
 
 
