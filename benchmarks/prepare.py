@@ -25,7 +25,7 @@ from skimage import data
 from instancersr.instances.annotations import annotations_from_id_map
 from instancersr.lab.data.prepare.photos import find_photos
 from instancersr.lab.data.prepare.run import prepare_photos
-from instancersr.lab.data.prepare.sample import Settings, make_drafts
+from instancersr.lab.data.prepare.sample import SampleSettings, make_drafts
 from instancersr.lab.evaluation.flops import Networks
 from instancersr.lab.evaluation.plan import find_gpu
 from instancersr.lab.training.config import load_config
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--gpu", default="H100")
     parser.add_argument("--mfu", type=float, default=0.45)
     options = parser.parse_args()
-    settings = Settings(options.size)
+    settings = SampleSettings(options.size)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "photos"
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""Whether the wheel works on each Python: a new environment, all dependencies, an upscale, and the time of the import.
+"""Whether the wheel works on each Python: a new environment, its size on disk, an upscale, and the time of the import.
 
     python benchmarks/release.py python3.10 python3.11 python3.12 python3.13
 
@@ -25,10 +25,11 @@ def try_python(python: str, wheel: Path) -> str:
         run(python, "-m", "venv", folder / "venv", cwd=folder)
         inside = folder / "venv" / "bin"
         run(inside / "python", "-m", "pip", "install", "--quiet", wheel, cwd=folder)
+        size = sum(path.lstat().st_blocks for path in (folder / "venv").rglob("*")) * 512 / 2**20  # as du counts
         run(inside / "instancersr", "upscale", ROOT / "examples" / "cat.jpg", "-o", folder / "cat.png", cwd=folder)
         seconds = min(float(run(inside / "python", "-c", TIMER, cwd=folder)) for _ in range(5))
         number = run(inside / "python", "-V", cwd=folder).strip()
-        return f"{number}: upscales, imports in {seconds * 1000:.1f} ms"
+        return f"{number}: {size:.0f} MiB with pip, upscales, imports in {seconds * 1000:.1f} ms"
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ from instancersr.lab.data.dataset import CropDataset
 from instancersr.lab.data.index import open_index, shard_sources
 from instancersr.lab.data.pictures import decode_ids, decode_photo, ids_of_annotations
 from instancersr.lab.data.prepare.run import prepare_photos
-from instancersr.lab.data.prepare.sample import Settings
+from instancersr.lab.data.prepare.sample import SampleSettings
 from instancersr.lab.data.stream import ShardPhotos
 from instancersr.lab.method.degradation import degrade
 from instancersr.lab.method.models import BlockAutoencoder
@@ -62,7 +62,8 @@ def make_shards(folder: Path, options: argparse.Namespace) -> Path:
         ids = voronoi(options.size, options.masks, number)
         (photos / f"{number}.json").write_text(json.dumps(annotations_from_id_map(ids, f"{number}.png")))
     BlockAutoencoder(4).save_pretrained(folder / "autoencoder")
-    prepare_photos(photos, folder / "shards", Settings(options.size, latents=str(folder / "autoencoder")), workers=1)
+    settings = SampleSettings(options.size, latents=str(folder / "autoencoder"))
+    prepare_photos(photos, folder / "shards", settings, workers=1)
     return folder / "shards"
 
 

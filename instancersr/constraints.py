@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from .instances.codes import LUMA
+
 FADE = (0.0, 1.0)
 """Pixels of the photo from an area's end: where the area's own colour begins to count, and where it alone counts."""
 BLOCK_FADE = (4.0, 8.0)
@@ -18,7 +20,6 @@ and so have the blocks of a JPEG."""
 GRID = 8
 GRID_SHARE = 0.5
 """Share of the areas' ends and beginnings on one of eight lines, above which there is a grid; chance gives 1/8."""
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 BAND = 256
 """Rows of the result that are worked on at once."""
 
@@ -40,9 +41,9 @@ def keep_grey(picture: np.ndarray, photo: np.ndarray) -> np.ndarray:
     """The result without colour where the whole photo has none: each pixel its luma (ITU-R BT.601)."""
     if (photo != photo[..., :1]).any():
         return picture
-    luma = np.empty(picture.shape[:2], np.uint8)
+    weights, luma = LUMA.astype(np.float32), np.empty(picture.shape[:2], np.uint8)
     for rows in _bands(len(picture)):
-        luma[rows] = np.rint(picture[rows].astype(np.float32) @ LUMA)
+        luma[rows] = np.rint(picture[rows].astype(np.float32) @ weights)
     return np.repeat(luma[..., None], 3, 2)
 
 

@@ -10,18 +10,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
-from .engines.onnx import PROVIDERS, own_threads, usable_threads
+from .cores import usable_cores
+from .engines.onnx import PROVIDERS, own_threads
 from .engines.onnx import pick_device as pick_onnx_device
-from .errors import UserError
+from .errors import UserError, first_line
 from .images.reading import MAX_PIXELS
-from .loading import Device, EngineName, load_upscaler, pick_engine, pick_torch_device
+from .installation import installed_version
+from .loading import load_upscaler, pick_engine, pick_torch_device
 from .model import BUILTIN, find_model
+from .presets import Device, EngineName
 
 PACKAGES = ("onnxruntime", "numpy", "scipy", "pillow", "typer", "rich")
 CHECKSUMS = "SHA256SUMS"
@@ -53,10 +55,10 @@ def examine(model: str, device: Device, engine: EngineName = "auto") -> Iterator
         model, device, engine: as for `load_upscaler`.
     """
     looks: list[tuple[str, Callable[[], Finding]]] = [
-        ("instancersr", lambda: Finding("instancersr", f"{_version('instancersr') or '?'} in {Path(__file__).parent}")),
+        ("instancersr", lambda: Finding("instancersr", f"{installed_version() or '?'} in {Path(__file__).parent}")),
         ("python", lambda: Finding("python", f"{platform.python_version()} on {platform.platform()}")),
         *((name, partial(_package, name)) for name in PACKAGES),
-        ("torch", lambda: Finding("", _version("torch") or "no; only research and some GPUs need it")),
+        ("torch", lambda: Finding("", installed_version("torch") or "no; only research and some GPUs need it")),
         ("HEIC pictures", _heic),
         ("engine", lambda: _engine(model, device, engine)),
         ("CPU", _cpu),
@@ -70,27 +72,19 @@ def examine(model: str, device: Device, engine: EngineName = "auto") -> Iterator
         try:
             found = look()
         except Exception as error:  # a broken part must not hide the others
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            found = Finding(name, lines[0] if lines else type(error).__name__, works=False)
+            found = Finding(name, first_line(error), works=False)
         yield Finding(name, found.found, found.works, found.advice)
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _package(name: str) -> Finding:
-    found = _version(name)
+    found = installed_version(name)
     if found is None:
         raise UserError(f"not installed; pip install {name}")
     return Finding(name, found)
 
 
 def _heic() -> Finding:
-    found = _version("pillow-heif")
+    found = installed_version("pillow-heif")
     return Finding("", found or "no", advice=None if found else "for HEIC pictures: pip install pillow-heif")
 
 
@@ -99,7 +93,7 @@ def _heic() -> Finding:
 
 def _engine(model: str, device: Device, engine: EngineName) -> Finding:
     if pick_engine(find_model(model), device, engine) == "torch":
-        return Finding("", f"torch {_version('torch')} on {pick_torch_device(device)}")
+        return Finding("", f"torch {installed_version('torch')} on {pick_torch_device(device)}")
     name = pick_onnx_device(device)
     others = [each for each in onnxruntime.get_available_providers() if each != PROVIDERS[name]]
     found = f"onnx: ONNX Runtime {onnxruntime.__version__}, {PROVIDERS[name]} on {name}"
@@ -119,7 +113,7 @@ def _cpu() -> Finding:
 
 
 def _threads() -> Finding:
-    usable = usable_threads()
+    usable = usable_cores()
     used = own_threads() or "one a core"
     return Finding("", f"{used} used, {usable} of {os.cpu_count()} cores usable")
 

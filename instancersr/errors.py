@@ -1,21 +1,16 @@
-"""The one base of every error that a user can put right."""
+"""Errors that a user can put right, all of one base, and what is said of any error in one line."""
 
+from __future__ import annotations
+
+from .installation import how_to_install
 
 NO_MEMORY = "not enough memory; try a smaller --tile, fewer --jobs, or close other programs"
-
+"""What is said in place of whatever a library says for want of memory."""
 
 _NO_MEMORY_SIGNS = ("out of memory", "can't allocate", "cannot allocate", "bad_alloc", "bad allocation",
-                    "failed to map segment", "can't start new thread",
+                    "failed to allocate", "failed to map segment", "can't start new thread",
                     "could not create a primitive")  # oneDNN's words for it
-"""Beginnings of what libraries say for want of memory, in place of a `MemoryError`."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, of whatever kind, or the one behind it, is for want of memory."""
-    if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _NO_MEMORY_SIGNS):
-        return True
-    behind = error.__cause__ or error.__context__
-    return behind is not None and is_out_of_memory(behind)
+"""Parts of what libraries say for want of memory, in place of a `MemoryError`."""
 
 
 class UserError(Exception):
@@ -24,23 +19,6 @@ class UserError(Exception):
 
 class ModelError(UserError):
     """The model cannot be loaded: no picture can be done."""
-
-
-def how_to_install(extra: str = "") -> str:
-    """The commands that install this program with an extra part: it is not on the package index.
-
-    Args:
-        extra: such as "train"; empty for the program alone.
-    """
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        number = version("instancersr")
-    except PackageNotFoundError:
-        number = "VERSION"
-    part = extra and f"[{extra}]"
-    return (f"in a copy of the repository: pip install '.{part}'; "
-            f"from a wheel: pip install './instancersr-{number}-py3-none-any.whl{part}'")
 
 
 class MissingPackage(UserError):
@@ -53,3 +31,26 @@ class MissingPackage(UserError):
 
     def __init__(self, error: ImportError, extra: str):
         super().__init__(f"this needs more packages ({error}); {how_to_install(extra)}")
+
+
+def first_line(error: BaseException, after: str = "") -> str:
+    """The first line of an error that says something; of an error without words its kind.
+
+    Args:
+        after: left out where the error begins with it, such as a file's name that is said already.
+    """
+    lines = [line.strip() for line in str(error).removeprefix(after).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def reason(error: BaseException) -> str:
+    """As `first_line`, without the file's name: for sentences that begin with it."""
+    return (isinstance(error, OSError) and error.strerror) or first_line(error)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, of whatever kind, or the one behind it, is for want of memory."""
+    if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _NO_MEMORY_SIGNS):
+        return True
+    behind = error.__cause__ or error.__context__
+    return behind is not None and is_out_of_memory(behind)

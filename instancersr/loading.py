@@ -10,12 +10,11 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from .errors import ModelError, UserError
+from .cores import cores_are_busy
+from .errors import ModelError, UserError, first_line
 from .model import Model, find_model
+from .presets import Device, EngineName
 from .upscaler import Picture, Upscaler
-
-Device = Literal["auto", "cpu", "cuda", "mps", "rocm", "directml", "coreml", "openvino"]
-EngineName = Literal["auto", "onnx", "torch"]
 
 TORCH_DEVICES = ("cuda", "mps", "cpu")
 """The best first."""
@@ -62,8 +61,7 @@ def load_upscaler(model: str = "builtin", device: Device = "auto", threads: int 
     except ModelError:
         raise
     except Exception as error:  # the hub, ONNX Runtime, safetensors and JSON have their own exceptions
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise ModelError(f"cannot load the model {model}: {lines[0]}") from error
+        raise ModelError(f"cannot load the model {model}: {first_line(error)}") from error
 
 
 def pick_engine(model: Model, device: Device, engine: EngineName = "auto") -> Literal["onnx", "torch"]:
@@ -104,7 +102,7 @@ def _only_torch_has_cuda() -> bool:
 
 
 def _load_onnx(model: Model, device: Device, threads: int | None, shared: bool) -> Upscaler:
-    from .engines.onnx import OnnxEngine, SessionSettings, cores_are_busy, pick_device
+    from .engines.onnx import OnnxEngine, SessionSettings, pick_device
 
     engine = OnnxEngine(model, SessionSettings(pick_device(device), threads, shared or cores_are_busy()))
     return Upscaler(engine, model.schedule, model.defaults)

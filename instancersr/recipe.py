@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 from .color import COLOR_FIXES
 from .geometry import SCALE, SMALLEST
+from .presets import Quality
 
-Quality = Literal["fast", "balanced", "best"]
-
-QUALITIES: tuple[Quality, ...] = ("fast", "balanced", "best")
+QUALITIES: tuple[Quality, ...] = get_args(Quality)
 """fast: the photo is drawn without a sample. balanced: the model's own number of steps. best: BEST_STEPS."""
 BEST_STEPS = 4
 

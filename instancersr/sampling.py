@@ -63,8 +63,14 @@ class Schedule:
         return cls(signal, spacing, config.get("steps_offset", 0), final, clip)
 
     def timesteps(self, steps: int) -> list[int]:
-        """Of so many steps, the noisiest first."""
+        """Of so many steps, the noisiest first.
+
+        Raises:
+            ValueError: there are fewer timesteps than that.
+        """
         total = len(self.signal)
+        if not 1 <= steps <= total:
+            raise ValueError(f"num_inference_steps must be 1 to {total} with this model, not {steps}")
         if self.spacing == "linspace":
             return np.linspace(0, total - 1, steps).round()[::-1].astype(int).tolist()
         if self.spacing == "leading":

@@ -36,6 +36,14 @@ def test_the_steps_are_those_of_diffusers(config, steps):
         z = expected
 
 
+def test_more_steps_than_timesteps_are_refused_as_by_diffusers():
+    scheduler = DDIMScheduler(num_train_timesteps=20)
+    assert len(Schedule.from_config(scheduler.config).timesteps(20)) == 20
+    for set_timesteps in (scheduler.set_timesteps, Schedule.from_config(scheduler.config).timesteps):
+        with pytest.raises(ValueError, match="num_inference_steps.*20"):
+            set_timesteps(21)
+
+
 @pytest.mark.parametrize("config", [{"thresholding": True}, {"beta_schedule": "sigmoid"},
                                     {"timestep_spacing": "random"}])
 def test_what_it_cannot_do_is_refused(config):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..edits import list_objects
-from ..errors import NO_MEMORY, ModelError, UserError, is_out_of_memory
+from ..errors import NO_MEMORY, ModelError, UserError, first_line, is_out_of_memory
 from ..images.formats import holds_frames
 from ..images.pixels import Photo
 from ..images.reading import read_frames
@@ -147,8 +147,5 @@ def id_colors(count: int) -> np.ndarray:
 
 def explain(source: Path, error: BaseException) -> str:
     """An error as one line that names the file."""
-    lines = [line.strip() for line in str(error).removeprefix(f"{source}: ").splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    if is_out_of_memory(error):
-        text = NO_MEMORY
-    return f"error: {source}: {text}"
+    said = NO_MEMORY if is_out_of_memory(error) else first_line(error, after=f"{source}: ")
+    return f"error: {source}: {said}"

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 
+from ..files import LONGEST_NAME
+
 _LEVELS = 5
 """The stem; with its suffix; with its folder; with a digest; and once more, if a digest's name is taken."""
-LONGEST_NAME = 255
-"""Bytes of a file's name: the limit of nearly all file systems."""
 _LONGEST_TAIL = len("_instances.json")
 
 

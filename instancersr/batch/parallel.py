@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
-from ..errors import MissingPackage, UserError
+from ..errors import MissingPackage, UserError, first_line
 
 AHEAD = 4
 """Tasks that wait for each core: enough to keep it busy, few enough to hold their results in memory."""
@@ -85,13 +85,13 @@ def connect(address: str) -> Iterator[Any]:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError) as error:
             raise UserError(f"--ray {address}: no cluster answers; start one with: ray start --head "
-                            f"({str(error).splitlines()[0]})") from error
+                            f"({first_line(error)})") from error
     try:
         yield ray
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, Exception) else error) from None
     except ray.exceptions.RayError as error:
-        raise UserError(f"--ray {address}: {str(error).splitlines()[0]}; the same command goes on") from error
+        raise UserError(f"--ray {address}: {first_line(error)}; the same command goes on") from error
     finally:
         if started:
             ray.shutdown()

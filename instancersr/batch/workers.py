@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from ..cores import usable_cores
 from ..errors import UserError
-from ..loading import Device, EngineName, load_upscaler
+from ..loading import load_upscaler
+from ..presets import Device, EngineName
 from .jobs import Job, Result, run_jobs
 from .parallel import run_on_cluster, start_worker
 
@@ -64,19 +66,22 @@ def run_here(jobs: list[Job], call: Call, begin: Callable[[str], None],
 
 
 def run_local(jobs: list[Job], call: Call, workers: int) -> Iterator[Result]:
-    """The jobs on `workers` processes, in the order they are done.
+    """The jobs on up to `workers` processes, in the order they are done.
 
-    A picture whose worker was killed is tried again by another.
+    They share the cores, unless the call says how many threads each has. A picture whose worker was killed is tried
+    again by another.
 
     Raises:
         ModelError: the model cannot be loaded.
         UserError: workers were killed again and again.
     """
-    todo = list(jobs)
+    workers = min(workers, len(jobs))
+    call = replace(call, threads=call.threads or max(1, usable_cores() // workers), shared=True)
+    todo = dict(enumerate(jobs))
     for _ in range(RESTARTS + 1):
         try:
-            for result in _run_pool(todo, call, workers):
-                todo = [job for job in todo if job.source != result.job.source or job.output != result.job.output]
+            for number, result in _run_pool(todo, call, workers):
+                del todo[number]
                 yield result
             return
         except BrokenProcessPool:
@@ -85,22 +90,20 @@ def run_local(jobs: list[Job], call: Call, workers: int) -> Iterator[Result]:
                     f"{len(todo)} pictures are left; fewer --jobs or a smaller --tile need less")
 
 
-def _run_pool(jobs: list[Job], call: Call, workers: int) -> Iterator[Result]:
+def _run_pool(jobs: dict[int, Job], call: Call, workers: int) -> Iterator[tuple[int, Result]]:
     # spawn: a fork would copy locks that the engine's threads hold
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
     try:
-        waiting = _submit(pool, jobs, call)
-        while waiting:
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
+        numbers = _submit(pool, jobs, call)
+        for future in as_completed(numbers):
+            yield numbers[future], future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _submit(pool: ProcessPoolExecutor, jobs: list[Job], call: Call) -> set[Future]:
+def _submit(pool: ProcessPoolExecutor, jobs: dict[int, Job], call: Call) -> dict[Future, int]:
     try:
-        return {pool.submit(do_job, job, call) for job in jobs}
+        return {pool.submit(do_job, job, call): number for number, job in jobs.items()}
     except OSError as error:  # a worker was killed while the next one was being started
         raise BrokenProcessPool(str(error)) from error
 
@@ -113,11 +116,13 @@ def run_cluster(jobs: list[Job], call: Call, address: str) -> Iterator[Result]:
     Raises:
         ModelError, UserError: as `run_local`; or there is no cluster.
     """
-    by_path = {job.output.absolute(): job for job in jobs}
     absolute = [replace(job, source=job.source.absolute(), output=job.output.absolute(),
                         instances=job.instances and job.instances.absolute()) for job in jobs]
-    tasks = run_on_cluster(do_job, absolute, address, call, cpus=call.threads or 1, gpus=int(call.device == "cuda"))
-    return (replace(result, job=by_path[job.output]) for job, result in tasks)
+    given = {id(job): as_given for job, as_given in zip(absolute, jobs, strict=True)}
+    threads = call.threads or 1
+    tasks = run_on_cluster(do_job, absolute, address, replace(call, threads=threads, shared=True), cpus=threads,
+                           gpus=int(call.device == "cuda"))
+    return (replace(result, job=given[id(job)]) for job, result in tasks)
 
 
 def do_job(job: Job, call: Call) -> Result:

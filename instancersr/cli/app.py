@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from instancersr.installation import installed_version
+
 from .messages import INTERRUPTED
 
 app = typer.Typer(
@@ -20,12 +22,7 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            typer.echo(f"instancersr {version('instancersr')}")
-        except PackageNotFoundError:
-            typer.echo("instancersr, not installed")
+        typer.echo(f"instancersr {installed_version() or '(not installed)'}")
         raise typer.Exit()
 
 

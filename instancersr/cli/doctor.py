@@ -8,11 +8,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from instancersr.errors import UserError, how_to_install
+from instancersr.errors import UserError
+from instancersr.installation import how_to_install
+from instancersr.presets import Device, EngineName
 
 from .app import app
 from .messages import as_line, fail, one_line_errors
-from .options import Device, EngineName
 
 
 @app.command(epilog="Example:  instancersr doctor")

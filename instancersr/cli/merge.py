@@ -26,7 +26,7 @@ def merge(
     shares = [split_number(text, math.isfinite, "MODEL=SHARE, such as runs/a/model=0.5", "MODEL") for text in models]
     with one_line_errors():
         with needs("torch"):
-            from instancersr.lab.merging import merge as merge_models
+            from instancersr.lab.merging import merge_models
 
         merge_models(shares, output)
         Console().print(as_line(f"done: {output}"), soft_wrap=True)

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from instancersr.errors import NO_MEMORY, MissingPackage, UserError, is_out_of_memory
+from instancersr.errors import NO_MEMORY, MissingPackage, UserError, first_line, is_out_of_memory
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -92,8 +92,3 @@ def as_line(text: str) -> Text:
 def printable(text: str) -> str:
     """One line, whatever a file name holds: line breaks, escape codes, undecodable bytes are spelled out."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def first_line(error: BaseException | str) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__

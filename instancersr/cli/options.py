@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import typer
-
-Device = Literal["auto", "cpu", "cuda", "mps", "rocm", "directml", "coreml", "openvino"]
-TorchDevice = Literal["auto", "cpu", "cuda", "mps"]
-EngineName = Literal["auto", "onnx", "torch"]
-Quality = Literal["fast", "balanced", "best"]
 
 
 def split_number(text: str, allowed: Callable[[float], bool], expected: str, option: str) -> tuple[str, float]:

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from instancersr.presets import TorchDevice
+
 from .app import app
 from .messages import as_line, needs, one_line_errors
-from .options import TorchDevice
 from .progress import CountProgress
 
 
@@ -56,11 +57,11 @@ def prepare(
 
         with needs("train"):
             from instancersr.lab.data.prepare.run import prepare_photos
-            from instancersr.lab.data.prepare.sample import Settings
+            from instancersr.lab.data.prepare.sample import SampleSettings
 
         with CountProgress(errors, "photos") as progress:
             try:
-                manifest = prepare_photos(photos, output, Settings(size, sam, latents, features), shard_photos,
+                manifest = prepare_photos(photos, output, SampleSettings(size, sam, latents, features), shard_photos,
                                           shard_mb, pages, workers, ray,
                                           device if ray else pick_torch_device(device), gpus, progress=progress.show)
             except KeyboardInterrupt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +12,17 @@ from rich.console import Console
 
 from instancersr.errors import UserError
 from instancersr.geometry import SMALLEST
+from instancersr.presets import Device, EngineName, Quality
 
 from .app import app
 from .messages import one_line_errors, own_words_only
-from .options import Device, EngineName, Quality, split_number
+from .options import split_number
 from .pipes import PIPE, piped
 from .progress import PictureProgress
 
 if TYPE_CHECKING:
     from instancersr.batch.jobs import Job
     from instancersr.batch.workers import Call
-
 
 
 @app.command(epilog="Example:  instancersr upscale holiday.jpg scans/ -o sharp/ --fidelity 0.7 --instances")
@@ -162,8 +161,7 @@ def upscale(
         options = {"num_inference_steps": steps, "start_from": start_from, "fidelity": fidelity,
                    "strength": strength, "color_fix": color_fix, "tile": tile or None, "quality": quality,
                    "denoise": denoised}
-        call = Call(model, device, threads or _threads_each(jobs), engine, jobs > 1, scale, 0 if resample else seed,
-                    options)
+        call = Call(model, device, threads, engine, scale=scale, seed=0 if resample else seed, options=options)
         if strengths or resample:
             _check_single(plan(), watch)
             call = replace(call, edits=lambda job: _edits(job.source, scale, strengths, resample or [], seed))
@@ -197,11 +195,6 @@ def _run_batches(batches: Iterator[list[Job]], call: Call, workers: int, ray: st
     except KeyboardInterrupt:
         if not ends_with_interrupt:
             raise KeyboardInterrupt(progress.summary) from None
-
-
-def _threads_each(workers: int) -> int | None:
-    """CPU threads of each of several processes; None leaves the choice to the engine where there is one."""
-    return max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
 
 
 def _check_tile(tile: int) -> None:

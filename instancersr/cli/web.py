@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from instancersr.errors import MissingPackage
+from instancersr.presets import Device, EngineName
 
 from .app import app
 from .messages import one_line_errors
-from .options import Device, EngineName
 
 
 @app.command(epilog="Example:  instancersr web --port 7860")

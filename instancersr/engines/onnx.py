@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from ..cores import usable_cores
 from ..denoising import MIXED_GRAPHS, MIXTURES, denoises, mix_weights
-from ..errors import UserError
+from ..errors import UserError, is_out_of_memory
 from ..model import Model
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "rocm": "ROCMExecutionProvider",
@@ -26,7 +27,6 @@ AUTOMATIC = ("cuda", "rocm", "directml", "cpu")
 than most photos."""
 FATAL = 4
 """Level of ONNX Runtime's log from which it writes on stderr: what goes wrong is in its exceptions as well."""
-OUT_OF_MEMORY = ("failed to allocate", "bad allocation", "bad_alloc", "out of memory", "allocate memory")
 
 
 ort.set_default_logger_severity(FATAL)
@@ -60,11 +60,6 @@ def pick_device(device: str) -> str:
     return device
 
 
-def usable_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def open_session(graph: Path, settings: SessionSettings, weights: Mapping[str, np.ndarray] | None = None,
                  ) -> ort.InferenceSession:
     """A graph, ready to run.
@@ -94,17 +89,12 @@ def _onnx_type(value: np.ndarray) -> int:
     return {"float32": 1, "float16": 10, "uint16": 16}[value.dtype.name]  # numbers of TensorProto.DataType
 
 
-def cores_are_busy() -> bool:
-    """Whether other programs have used half of the cores or more over the last minute."""
-    return hasattr(os, "getloadavg") and os.getloadavg()[0] >= usable_threads() / 2
-
-
 def own_threads() -> int:
     """Threads of a session where nobody says how many.
 
     0 leaves the number to ONNX Runtime, which then also binds threads to cores, so it must be free to use all of them.
     """
-    usable = usable_threads()
+    usable = usable_cores()
     return 0 if usable == os.cpu_count() else usable
 
 
@@ -190,6 +180,6 @@ class OnnxEngine:
         try:
             return dict(zip(names, session.run(names, given), strict=True))
         except Exception as error:  # onnxruntime's exceptions have no base of their own
-            if any(words in str(error).lower() for words in OUT_OF_MEMORY):
+            if is_out_of_memory(error):
                 raise MemoryError("not enough memory for a tile") from error
             raise

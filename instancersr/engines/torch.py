@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..denoising import GRAIN_PARTS, MIXTURES, own_share
+from ..errors import is_out_of_memory
 from ..lab.method.diffusion import Denoiser, decode, decode_photo, encode_moments, restore, token_layer
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class TorchEngine:
             torch.cuda.empty_cache()
             raise MemoryError(f"not enough memory on {self.device}") from error
         except RuntimeError as error:  # the CPU's allocator has no exception of its own
-            if "can't allocate memory" in str(error).lower():
+            if is_out_of_memory(error):
                 raise MemoryError("not enough memory") from error
             raise
         return tuple(map(_array, out)) if isinstance(out, tuple) else _array(out)

@@ -20,7 +20,7 @@ READABLE = (_ALWAYS
 """File suffix -> name of the format, of the files a folder is searched for."""
 
 WRITABLE = {suffix: name for suffix, name in _ALWAYS.items() if name not in ("HEIF", "GIF")}
-"""File suffix -> Pillow's format name, of the files that can be written. GIF is for animations: `writes_frames`."""
+"""File suffix -> Pillow's format name, of the files that can be written; GIF is for animations alone."""
 
 # MPO is the JPEG of many phones; listing the formats keeps Pillow from starting Ghostscript for an EPS file.
 _DECODERS = {*_ALWAYS.values(), "JXL", "MPO", "DIB"}

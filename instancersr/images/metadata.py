@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from PIL import ExifTags, Image, TiffImagePlugin
+
+from ..installation import installed_version
 
 PROGRAM = "InstanceRSR"
 """Begins the note that each picture bears which this program wrote."""
@@ -49,10 +50,7 @@ class Metadata:
 @cache
 def program() -> str:
     """The program's name and version, as results bear it."""
-    try:
-        return f"{PROGRAM} {version('instancersr')}"
-    except PackageNotFoundError:
-        return PROGRAM
+    return " ".join(filter(None, [PROGRAM, installed_version()]))
 
 
 # ------------------------------------------------------------------------------------------------- reading

@@ -65,7 +65,7 @@ def to_photo(image: Image.Image, metadata: Metadata = Metadata(), lower: Image.I
     profile, alpha, deep, stretch, notes = metadata.icc_profile, None, None, 1, []
     if image.mode.startswith("I"):
         deep, stretch = _sixteen_bits(np.asarray(image))
-        image = Image.fromarray(((deep.astype(np.int64) + 128) // 257).astype(np.uint8))
+        image = Image.fromarray(to_8_bits(deep))
         deep = np.repeat(deep[..., None], 3, 2)
     elif image.has_transparency_data:  # an alpha channel, or a colour or palette entry that is transparent
         image = image.convert("RGBA" if image.mode not in ("LA", "La") else "LA")
@@ -75,7 +75,7 @@ def to_photo(image: Image.Image, metadata: Metadata = Metadata(), lower: Image.I
     if lower is not None:
         deep = np.asarray(image.convert("RGB")).astype(np.uint16) << 8 | np.asarray(lower.convert("RGB"))
         deep, stretch = _sixteen_bits(deep)
-        image = Image.fromarray(((deep.astype(np.int64) + 128) // 257).astype(np.uint8))
+        image = Image.fromarray(to_8_bits(deep))
     if alpha is not None and image.mode.endswith("A"):
         image = image.convert(image.mode.removesuffix("A"))
     if profile and not _fits(profile, image):
@@ -92,6 +92,11 @@ def to_photo(image: Image.Image, metadata: Metadata = Metadata(), lower: Image.I
         rgb = fill_hidden(rgb, alpha)
         deep = deep if deep is None else fill_hidden(deep, alpha)
     return Photo(rgb, alpha, replace(metadata, icc_profile=profile), deep, stretch, notes=tuple(notes))
+
+
+def to_8_bits(levels: np.ndarray) -> np.ndarray:
+    """uint16 levels as uint8, rounded."""
+    return ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _sixteen_bits(levels: np.ndarray) -> tuple[np.ndarray, int]:

@@ -12,15 +12,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageOps
 
-from ..errors import UserError
+from ..errors import UserError, reason
 from .compression import jpeg_quality
 from .cut_off import complete_jpeg
 from .deep import ask_for_lower_bytes, is_deep_color
 from .formats import READABLE, decoders, has_heif
 from .metadata import PROGRAM, Metadata, read_metadata, software
-from .pixels import Photo, PixelError, to_photo
+from .pixels import Photo, PixelError, to_8_bits, to_photo
 from .signatures import RAW_SENTENCE, describe, is_raw
 
 MAX_PIXELS = 80_000_000
@@ -112,7 +113,7 @@ def _read_frame(path: Path, image: Image.Image, number: int, max_pixels: int) ->
         count = _frames(image)
         image.seek(number)
     except Exception as error:
-        raise ImageError(f"{path}: page {number + 1} is damaged ({first_line(error)}); get a fresh copy") from error
+        raise ImageError(f"{path}: page {number + 1} is damaged ({reason(error)}); get a fresh copy") from error
     if image.width * image.height > max_pixels:
         raise _too_large(path, f"{image.width}x{image.height}", max_pixels)
     deep = is_deep_color(image)
@@ -151,7 +152,7 @@ def _decoded(path: Path, image: Image.Image) -> tuple[Image.Image, list[str]]:
         # libjpeg itself fills what is missing within the file; only a file that ends too early is an error
         completed = complete_jpeg(path) if image.format in ("JPEG", "MPO") else None
         if completed is None or completed[1] >= 0.995:
-            raise ImageError(f"{path}: the picture is damaged or cut off ({first_line(error)}); "
+            raise ImageError(f"{path}: the picture is damaged or cut off ({reason(error)}); "
                              "get a fresh copy") from error
         whole, share = completed
         lost = f"{share:.0%} of the picture" if share else "0% of the picture, only the end of the file,"
@@ -219,7 +220,7 @@ def _open(path: Path, max_pixels: int) -> Image.Image | None:
     except ImageError:
         raise
     except Exception as error:  # headers are parsed by many hands
-        raise ImageError(f"{path}: cannot be read ({first_line(error)})") from error
+        raise ImageError(f"{path}: cannot be read ({reason(error)})") from error
 
 
 def _what_else(path: Path) -> str:
@@ -236,7 +237,6 @@ def _check_raw(path: Path) -> None:
 
 def _develop(path: Path, max_pixels: int) -> Photo:
     """A raw file as the package rawpy develops it: the camera's white balance, sRGB, 16 bits."""
-    import numpy as np
     import rawpy
 
     try:
@@ -245,12 +245,11 @@ def _develop(path: Path, max_pixels: int) -> Photo:
                 raise _too_large(path, f"{raw.sizes.width}x{raw.sizes.height}", max_pixels)
             developed: Any = raw.postprocess(use_camera_wb=True, output_bps=16)
     except rawpy.LibRawError as error:
-        raise ImageError(f"{path}: this raw file cannot be developed ({first_line(error)}); "
+        raise ImageError(f"{path}: this raw file cannot be developed ({reason(error)}); "
                          "develop it first and give the JPEG or TIFF") from error
     if developed.shape[2] == 1:  # a sensor without colours
         developed = np.repeat(developed, 3, 2)
-    rgb = ((developed.astype(np.int64) + 128) // 257).astype(np.uint8)
-    return Photo(rgb, metadata=Metadata(exif=_raw_exif(path)), deep=developed, format="RAW",
+    return Photo(to_8_bits(developed), metadata=Metadata(exif=_raw_exif(path)), deep=developed, format="RAW",
                  notes=(f"{path}: it was developed from a raw file",))
 
 
@@ -266,9 +265,3 @@ def _raw_exif(path: Path) -> bytes | None:
 def _too_large(path: Path, size: str, max_pixels: int) -> ImageError:
     return ImageError(f"{path}: {size} is over the limit of {max_pixels / 1e6:g} megapixels; "
                       "shrink it or cut it into parts first")
-
-
-def first_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,18 +12,18 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
+from ..errors import reason
+from ..files import LONGEST_NAME, whole_file, write_whole
 from .deep import SAVERS, save_tiff_pages
 from .embedding import save_options
 from .formats import LONGEST_SIDE, MOST_PIXELS, WITH_16_BITS, WITH_ALPHA, WRITABLE, written_format
 from .grey_profile import grey_profile
 from .metadata import BMP_MARK, Metadata
-from .pixels import is_grey
-from .reading import ImageError, first_line
+from .pixels import is_grey, to_8_bits
+from .reading import ImageError
 
 QUALITY = 95
 """Of JPEG, WebP and AVIF where nobody says another."""
-_LONGEST_NAME = 255
-"""Bytes of a file's name: the limit of nearly all file systems."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def write_frames(path: str | os.PathLike[str], frames: Sequence[Frame], *, metad
     metadata, lost = _fitting_profile(metadata, grey, format)
     options, unheld = save_options(metadata, format, (width, height))
     packing, inexact = _packing(format, compression, grey)
-    with _whole_file(path) as file:
+    with _in_one_line(path), whole_file(path) as file:
         _save(file, format, frames, grey, options | packing)
     return [f"{path}: {note}" for note in [*notes, *lost, *unheld, *inexact]]
 
@@ -114,9 +113,7 @@ def _save(file: IO[bytes], format: str, frames: Sequence[Frame], grey: bool, opt
 
 
 def _as_image(frame: Frame, grey: bool) -> Image.Image:
-    rgb = frame.rgb
-    if rgb.dtype == np.uint16:
-        rgb = ((rgb.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    rgb = to_8_bits(frame.rgb) if frame.rgb.dtype == np.uint16 else frame.rgb
     image = Image.fromarray(np.ascontiguousarray(rgb[..., 0]) if grey else rgb)
     if frame.alpha is not None:
         image.putalpha(Image.fromarray(frame.alpha))
@@ -170,25 +167,19 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     Raises:
         ImageError: the file cannot be written.
     """
-    with _whole_file(Path(path)) as file:
-        file.write(text.encode())
+    with _in_one_line(Path(path)):
+        write_whole(Path(path), text)
 
 
 @contextmanager
-def _whole_file(path: Path) -> Iterator[IO[bytes]]:
-    # Short and hidden: a long name would not fit beside a prefix, and a folder listing must not pick it up.
-    part = path.with_name(f".{uuid.uuid4().hex[:12]}.part")
+def _in_one_line(path: Path) -> Iterator[None]:
+    """Errors of writing a file as an `ImageError`."""
     try:
-        with open(part, "x+b") as file:
-            yield file
-        os.replace(part, path)
-    except BaseException as error:
-        part.unlink(missing_ok=True)
-        if isinstance(error, MemoryError):
-            raise
-        if isinstance(error, Exception):
-            raise ImageError(f"{path}: cannot be written ({first_line(error)})") from error
+        yield
+    except MemoryError:
         raise
+    except Exception as error:  # every codec has its own exceptions
+        raise ImageError(f"{path}: cannot be written ({reason(error)})") from error
 
 
 def check_writable(path: str | os.PathLike[str], width: int = 1, height: int = 1) -> None:
@@ -211,7 +202,7 @@ def check_writable(path: str | os.PathLike[str], width: int = 1, height: int = 1
         raise ImageError(f"{path}: {width}x{height} is beyond the {limit} pixels of {format}; use PNG")
     if width * height > MOST_PIXELS.get(format, width * height):
         raise ImageError(f"{path}: {width}x{height} is more than decoders of {format} take; use PNG")
-    if len(os.fsencode(path.name)) > _LONGEST_NAME:
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
         raise ImageError(f"{path}: this name is too long for a file; give a shorter one")
     try:
         if path.is_dir():
@@ -219,6 +210,6 @@ def check_writable(path: str | os.PathLike[str], width: int = 1, height: int = 1
         if not path.parent.is_dir():
             raise ImageError(f"{path}: the folder {path.parent} does not exist")
     except OSError as error:
-        raise ImageError(f"{path}: cannot be written ({first_line(error)})") from error
+        raise ImageError(f"{path}: cannot be written ({reason(error)})") from error
     if not os.access(path.parent, os.W_OK):
         raise ImageError(f"{path}: no permission to write in the folder {path.parent}")

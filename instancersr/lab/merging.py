@@ -30,7 +30,7 @@ to what came out, and until then the first model's is kept. Grain parts are summ
 some have not, the first's are kept."""
 
 
-def merge(models: Sequence[tuple[str, float]], output: str | os.PathLike) -> None:
+def merge_models(models: Sequence[tuple[str, float]], output: str | os.PathLike) -> None:
     """Writes the pipeline whose weights are the models' weights, each times its share, added up.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -15,9 +14,12 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from instancersr.errors import reason
+from instancersr.files import replace_folder
+
 from .dataset import TOKEN, Picture
 from .pictures import decode_photo, ids_of_annotations
-from .sources import DataError, Photo, Skipped, held_out_photos, key_hash, list_photos, state_of
+from .sources import DataError, PhotoFiles, Skipped, held_out_photos, key_hash, list_photos, state_of
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,7 @@ def _build(sources: Sequence[Path], folder: Path, min_side: int) -> None:
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
     try:
         _decode_all(sources, partial, min_side)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
+        replace_folder(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -113,12 +114,12 @@ def _decode_all(sources: Sequence[Path], folder: Path, min_side: int) -> None:
     (folder / "index.json").write_text(json.dumps(records))
 
 
-def _decode(photo: Photo, min_side: int) -> tuple[np.ndarray, np.ndarray]:
+def _decode(photo: PhotoFiles, min_side: int) -> tuple[np.ndarray, np.ndarray]:
     """(H, W, 3) uint8 and (H, W) uint16. Raises DataError."""
     try:
         encoded, masks = photo.picture.read(), photo.masks.read() if photo.masks else None
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror or error})") from error
+        raise DataError(f"cannot be read ({reason(error)})") from error
     rgb = decode_photo(encoded)
     if min(rgb.shape[:2]) < min_side:
         raise DataError(f"{rgb.shape[1]}x{rgb.shape[0]} pixels; data.crop is {min_side}")

@@ -17,6 +17,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from instancersr.cores import usable_cores
+from instancersr.errors import reason
+from instancersr.files import whole_file
+
 from .sources import PHOTO_SUFFIXES, DataError, find_sources, key_hash, photo_key, state_of, tar_members
 
 INDEX = "index.npy"
@@ -61,7 +65,7 @@ class ShardIndex:
                 file.seek(int(row[f"{member}_offset"]))
                 return file.read(size)
         except OSError as error:
-            raise DataError(f"cannot be read ({error.strerror})") from error
+            raise DataError(f"cannot be read ({reason(error)})") from error
 
 
 def shard_sources(photos: str | Path) -> list[Path]:
@@ -123,7 +127,7 @@ def _scan_all(sources: Sequence[Path], parts: Path, process: int, processes: int
     turned = [*range(process, len(sources), processes), *range(len(sources))]  # its own first
     todo = [source for source in (sources[n] for n in dict.fromkeys(turned))
             if not (parts / f"{source.name}.npy").exists()]
-    workers = max(1, (os.cpu_count() or 1) // processes)
+    workers = max(1, usable_cores() // processes)
     if len(todo) <= FEW or workers == 1:
         for source in todo:
             _save_part(source, parts)
@@ -160,10 +164,8 @@ def _row_type(longest: int) -> np.dtype:
 
 def save_rows(file: Path, rows: np.ndarray) -> None:
     """Completely or not at all."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.part")
-    with open(partial, "wb") as opened:
+    with whole_file(file) as opened:
         np.save(opened, rows)
-    os.replace(partial, file)
 
 
 def join_parts(parts: Iterable[Path], file: Path) -> None:

@@ -6,13 +6,13 @@ twice its size and shrunk, with fonts that matplotlib ships. It has no instance 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from instancersr.errors import MissingPackage
+from instancersr.files import whole_file
 
 TEXT = ("the of and a to in is you that it he was for on are as with his they at be this have from or one had by word "
         "but not what all were we when your can said there use an each which she do how their if will up other about "
@@ -130,6 +130,5 @@ def write_pages(folder: Path, count: int, seed: int = 0) -> None:
     for number in range(count):
         file = folder / f"page_{number:06}.png"
         if not file.exists():
-            partial = file.with_suffix(".part")
-            draw_page(np.random.default_rng((seed, number)), faces).save(partial, "PNG")
-            os.replace(partial, file)
+            with whole_file(file) as opened:
+                draw_page(np.random.default_rng((seed, number)), faces).save(opened, "PNG")

@@ -9,6 +9,7 @@ import math
 import numpy as np
 from PIL import Image
 
+from instancersr.errors import first_line
 from instancersr.instances.annotations import id_map_from_annotations
 
 from .sources import DataError
@@ -38,8 +39,7 @@ def decode_photo(encoded: bytes, least: int | None = None) -> np.ndarray:
     except Image.UnidentifiedImageError:  # its message has an address in it, another one in every run
         raise DataError("cannot be decoded (not a picture)") from None
     except Exception as error:  # every codec has its own exceptions for damaged data
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"cannot be decoded ({said})") from error
+        raise DataError(f"cannot be decoded ({first_line(error)})") from error
 
 
 def photo_size(encoded: bytes) -> tuple[int, int]:

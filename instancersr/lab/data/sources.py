@@ -55,7 +55,7 @@ class Extent:
 
 
 @dataclass(frozen=True, slots=True)
-class Photo:
+class PhotoFiles:
     """A photo and the JSON of masks beside it, if any. number: its place in the list."""
 
     number: int
@@ -121,7 +121,7 @@ def find_sources(pattern: str | Path) -> list[Path]:
     return found
 
 
-def list_photos(sources: Iterable[Path]) -> tuple[list[Photo], list[Skipped]]:
+def list_photos(sources: Iterable[Path]) -> tuple[list[PhotoFiles], list[Skipped]]:
     """All photos of folders, with their sub-folders, and of tars, in the order of the sources and of the paths.
 
     Of photos with the same key the first is taken, the others are returned as skipped.
@@ -129,7 +129,7 @@ def list_photos(sources: Iterable[Path]) -> tuple[list[Photo], list[Skipped]]:
     Raises:
         DataError: a tar cannot be read.
     """
-    photos: dict[str, Photo] = {}
+    photos: dict[str, PhotoFiles] = {}
     skipped = []
     for source in sources:
         files = _files_of_folder(source) if source.is_dir() else _files_of_tar(source)
@@ -139,7 +139,7 @@ def list_photos(sources: Iterable[Path]) -> tuple[list[Photo], list[Skipped]]:
                 reason = f"its key {key} is already that of {photos[key].picture.name}"
                 skipped.append(Skipped(files[path].name, reason))
             else:
-                photos[key] = Photo(len(photos), key, files[path], files.get(path.with_suffix(".json")))
+                photos[key] = PhotoFiles(len(photos), key, files[path], files.get(path.with_suffix(".json")))
     return list(photos.values()), skipped
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field, field_validator
+
+from instancersr.files import write_whole
 
 from ..training.config import ConfigError, DiffusionConfig, Section, load_config, load_section
 from ..training.processes import choose_device
@@ -161,8 +162,8 @@ def run_ablation(path: Path, overrides: Sequence[str] = ()) -> Path:
     records = [_record(config, case, seed, training) for (case, seed), training in runs.items()]
     reference = next(iter(config.cases))
     summary = summarize(records, reference)
-    _write(config.output / "summary.json", json.dumps(summary, indent=1))
-    _write(config.output / "table.md", markdown_table(summary, len(config.seeds)))
+    write_whole(config.output / "summary.json", json.dumps(summary, indent=1))
+    write_whole(config.output / "table.md", markdown_table(summary, len(config.seeds)))
     draw_figures(config, records)
     return config.output
 
@@ -189,9 +190,10 @@ def _record(config: AblationConfig, case: str, seed: int, training: DiffusionCon
         saved = json.loads(file.read_text())
         if saved.pop("settings") == settings:
             return _from_json(saved)
+    file.parent.mkdir(parents=True, exist_ok=True)
     model = Trainer(training).run()
     record = measure(config, training, case, model)
-    _write(file, json.dumps({"settings": settings, **asdict(record)}, indent=1))
+    write_whole(file, json.dumps({"settings": settings, **asdict(record)}, indent=1))
     return record
 
 
@@ -206,14 +208,6 @@ def _from_json(saved: dict[str, Any]) -> Record:
     return Record(saved["case"], saved["seed"], saved["quality"], saved["awareness"],
                   [(images, loss) for images, loss in saved["curve"]],
                   {int(steps): scores for steps, scores in saved["by_steps"].items()})
-
-
-def _write(path: Path, text: str) -> None:
-    """At once, so that a stopped run leaves no half of a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def measure(config: AblationConfig, training: DiffusionConfig, case: str, model: Path) -> Record:

@@ -14,6 +14,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from instancersr.errors import UserError
+from instancersr.files import whole_file
 from instancersr.images.folders import image_files
 from instancersr.images.reading import read_image
 
@@ -155,9 +156,8 @@ def _middle(photo: np.ndarray, crop: int, scale: int) -> np.ndarray:
 
 
 def _save(picture: np.ndarray, path: Path) -> None:
-    part = path.with_suffix(".part")
-    Image.fromarray(picture).save(part, format="PNG")
-    part.replace(path)
+    with whole_file(path) as file:
+        Image.fromarray(picture).save(file, "PNG")
 
 
 def stem(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
 import os
@@ -17,7 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from instancersr.errors import UserError, how_to_install
+from instancersr.errors import UserError
+from instancersr.files import whole_file, write_whole
+from instancersr.installation import how_to_install
 
 from ..training.config import Section
 from .benchmarks import Benchmark, BenchmarkConfig, Item, open_benchmark
@@ -117,10 +120,10 @@ def _write_results(output: Path, benchmarks: Sequence[Benchmark], methods: Seque
     _write_parquet(output / "records.parquet", RECORD, records, tell)
     _write_csv(output / "summary.csv", ("benchmark", "method", "metric", "mean", "low", "high", "n"), summary)
     tables = make_tables(summary, {method.name for method in methods if method.published})
-    _replace(output / "table.md", markdown(tables, notes))
-    _replace(output / "table.tex", latex(tables, notes))
-    _replace(output / "table.html", html_page(html(tables, notes)))
-    _replace(output / "report.html", report(benchmarks, methods, records, output, html(tables, notes)))
+    write_whole(output / "table.md", markdown(tables, notes))
+    write_whole(output / "table.tex", latex(tables, notes))
+    write_whole(output / "table.html", html_page(html(tables, notes)))
+    write_whole(output / "report.html", report(benchmarks, methods, records, output, html(tables, notes)))
 
 
 def _boxes(config: EvaluationConfig, benchmarks: Sequence[Benchmark]) -> list[tuple[Benchmark, Item, Box]]:
@@ -288,9 +291,8 @@ def _output(method: Method, benchmark: Benchmark, item: Item, output: Path, vers
     if journal.get(*key, "seconds", version) is None or not path.exists():
         made = method.output(item, benchmark, work)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        made.picture.save(part, format="PNG")
-        part.replace(path)
+        with whole_file(path) as file:
+            made.picture.save(file, "PNG")
         for name in COSTS:  # seconds are the last: they say that the output is there
             if name in made.costs:
                 journal.add(made.costs[name], *key, name, version)
@@ -303,10 +305,9 @@ def tensor(picture: Image.Image) -> Tensor:
 
 
 def _write_csv(path: Path, head: tuple[str, ...], rows: Iterable[tuple]) -> None:
-    part = path.with_suffix(".part")
-    with part.open("w", newline="") as file:
-        csv.writer(file).writerows([head, *rows])
-    part.replace(path)
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([head, *rows])
+    write_whole(path, text.getvalue())
 
 
 def _write_parquet(path: Path, head: tuple[str, ...], rows: Sequence[tuple], tell: Callable[[str], None]) -> None:
@@ -317,13 +318,6 @@ def _write_parquet(path: Path, head: tuple[str, ...], rows: Sequence[tuple], tel
         path.unlink(missing_ok=True)  # an earlier one would not be that of these records
         tell(f"{path.name} is left out: it needs more packages ({error}); {how_to_install('eval')}")
         return
-    part = path.with_suffix(".part")
     columns = [list(column) for column in zip(*rows, strict=True)] or [[]] * len(head)
-    pyarrow.parquet.write_table(pyarrow.table(dict(zip(head, columns, strict=True))), part)
-    part.replace(path)
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    with whole_file(path) as file:
+        pyarrow.parquet.write_table(pyarrow.table(dict(zip(head, columns, strict=True))), file)

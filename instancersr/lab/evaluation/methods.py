@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from pydantic import Field, ValidationError
 
-from instancersr.errors import MissingPackage, UserError
+from instancersr.errors import MissingPackage, UserError, first_line
 
 from ...denoising import GRAIN_PARTS
 from ...model import find_model
@@ -289,7 +289,7 @@ def _diffusers(name: str, folder: Path, settings: DiffusersSettings) -> Model:
     except ImportError as error:
         raise MissingPackage(error, "train") from error
     except Exception as error:  # a folder of another version, a broken file: diffusers raises many kinds
-        raise MethodError(f"{name}: {folder} cannot be loaded ({_first_line(error)})") from error
+        raise MethodError(f"{name}: {folder} cannot be loaded ({first_line(error)})") from error
     pipe.set_progress_bar_config(disable=True)
     takes = inspect.signature(pipe.__call__).parameters
     unknown = [key for key in settings.call if key not in takes]
@@ -381,7 +381,3 @@ def _weights(pipe: Any) -> int:
     networks = [part for name, part in pipe.components.items()
                 if isinstance(part, torch.nn.Module) and name not in GRAIN_PARTS.values()]
     return sum(p.numel() for network in networks for p in network.parameters())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

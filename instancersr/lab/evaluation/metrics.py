@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from instancersr.errors import UserError, how_to_install
+from instancersr.errors import UserError
+from instancersr.installation import how_to_install
 
 PATIENCE = 60.0
 """Seconds that a metric may take to load and fetch its weights: a dead network must not stop an evaluation."""
@@ -78,7 +79,7 @@ def load_metrics(names: Sequence[str]) -> tuple[dict[str, Metric], dict[str, str
     for name in names:
         spec = metric_spec(name)
         try:
-            loaded[name] = _on_luma(name) if spec.pyiqa_name is None else within(PATIENCE, partial(_pyiqa, spec))
+            loaded[name] = _on_luma(name) if spec.pyiqa_name is None else with_deadline(PATIENCE, partial(_pyiqa, spec))
         except ImportError as error:
             missing[name] = f"it needs more packages ({error}); {how_to_install('eval')}"
         except TimeoutError:
@@ -89,7 +90,7 @@ def load_metrics(names: Sequence[str]) -> tuple[dict[str, Metric], dict[str, str
     return loaded, missing
 
 
-def within(seconds: float, make: Callable[[], T]) -> T:
+def with_deadline(seconds: float, make: Callable[[], T]) -> T:
     """What `make` returns, or raises.
 
     Raises:

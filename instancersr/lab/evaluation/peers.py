@@ -17,7 +17,8 @@ from pathlib import Path
 from PIL import Image
 from pydantic import Field
 
-from instancersr.errors import UserError
+from instancersr.errors import UserError, reason
+from instancersr.files import write_whole
 
 from ..training.config import Section
 from .benchmarks import Benchmark, Item, pair_outputs, pictures, stem
@@ -107,9 +108,7 @@ class Command:
             whole = _whole(outputs)
             measured = self._run([each for each in benchmark.items if each.name not in whole], benchmark.scale, folder)
             self._paired(outputs, benchmark, folder)
-            part = costs.with_suffix(".part")
-            part.write_text(json.dumps(measured))
-            part.replace(costs)
+            write_whole(costs, json.dumps(measured))
         return self._paired(outputs, benchmark, folder)[item.name], json.loads(costs.read_text())
 
     def _paired(self, outputs: Path, benchmark: Benchmark, folder: Path) -> dict[str, Path]:
@@ -148,7 +147,7 @@ class Command:
                 process = subprocess.Popen(line, cwd=self._settings.repository, stdin=subprocess.DEVNULL,
                                            stdout=said, stderr=errors)
             except OSError as error:
-                raise MethodError(f"{self._name}: {line[0]} cannot be run ({error.strerror})") from error
+                raise MethodError(f"{self._name}: {line[0]} cannot be run ({reason(error)})") from error
             if not hasattr(os, "wait4"):
                 return process.wait(), None
             try:

@@ -16,6 +16,8 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
+from instancersr.files import whole_file
+
 from .benchmarks import Benchmark, Item
 from .methods import Method, rgb
 from .tables import heading, less_is_better
@@ -82,10 +84,9 @@ def _store(source: Path, path: Path, scale: int = 1) -> Path:
     if not (path.exists() and path.stat().st_mtime_ns == stat.st_mtime_ns):
         picture = rgb(source)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(part, "PNG")
-        os.utime(part, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # the copy is as old as what it shows
-        part.replace(path)
+        with whole_file(path) as file:
+            picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(file, "PNG")
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # the copy is as old as what it shows
     return path
 
 

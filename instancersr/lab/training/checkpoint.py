@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict, set_state_dict
 
 from instancersr.errors import UserError
+from instancersr.files import replace_folder
 
 from .processes import Processes
 
@@ -69,8 +70,7 @@ def save_checkpoint(folder: Path, state: TrainState, notes: Mapping[str, object]
             json.dump({"images": state.images, **notes}, file, indent=1, default=str)
             file.flush()
             os.fsync(file.fileno())
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
+        replace_folder(partial, target)
         for old in list_checkpoints(folder)[:-keep]:
             shutil.rmtree(old)
     processes.wait()

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from instancersr.errors import UserError
+from instancersr.errors import UserError, reason
 
 from ..method.degradation import PRESETS
 
@@ -392,7 +392,7 @@ def _validated(adapter: TypeAdapter, path: Path, overrides: Sequence[str], discr
     try:
         values = yaml.safe_load(Path(path).read_text())
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+        raise ConfigError(f"{path}: cannot be read ({reason(error)})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from instancersr.errors import how_to_install
+from instancersr.installation import how_to_install
 
 from .config import ConfigError
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+from instancersr.files import write_whole
+from instancersr.installation import installed_version
 
 from .config import TrainConfig
 from .processes import Processes
@@ -32,13 +33,11 @@ def record_start(config: TrainConfig, processes: Processes, images: int) -> None
         "images": images,
         "config": config.model_dump(mode="json"),
         "code": revision(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: found for name in PACKAGES if (found := installed_version(name))},
         "machine": {"processes": processes.count, "device": _device_name(processes.device),
                     "python": platform.python_version(), "system": platform.platform()},
     })
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(json.dumps({"starts": starts}, indent=1) + "\n")
-    os.replace(partial, path)
+    write_whole(path, json.dumps({"starts": starts}, indent=1) + "\n")
 
 
 def revision() -> dict[str, str | bool] | None:
@@ -53,13 +52,6 @@ def revision() -> dict[str, str | bool] | None:
         git("ls-files", "--error-unmatch", file.name)  # an installed copy may lie inside somebody else's repository
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
         return None
 
 

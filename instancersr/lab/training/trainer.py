@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import shutil
 import signal
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
+
+from instancersr.files import replace_folder
 
 from ..data.dataset import BatchNumbers, CropDataset, collate
 from ..data.sources import DataError, Skipped
@@ -150,8 +151,7 @@ class Trainer:
             shutil.rmtree(partial, ignore_errors=True)
         self._write_model(partial)
         if self.processes.is_main:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(partial, folder)
+            replace_folder(partial, folder)
         self.processes.wait()
         return folder
 

@@ -12,7 +12,7 @@ from instancersr.lab.data import index as indexing
 from instancersr.lab.data.cache import CachedPhotos, build_cache
 from instancersr.lab.data.index import INDEX, open_index, shard_sources
 from instancersr.lab.data.prepare.run import prepare_photos
-from instancersr.lab.data.prepare.sample import Settings
+from instancersr.lab.data.prepare.sample import SampleSettings
 from instancersr.lab.data.sources import DataError, find_sources, held_out_photos, is_held_out, key_hash
 from instancersr.lab.data.stream import ShardPhotos
 
@@ -32,7 +32,7 @@ def album(photo_folder, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def shards(album, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("out") / "shards"
-    prepare_photos(album, out, Settings(size=96), shard_photos=2, workers=1)
+    prepare_photos(album, out, SampleSettings(size=96), shard_photos=2, workers=1)
     return out
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from instancersr.lab.data.pages import draw_page, fonts, write_pages
 from instancersr.lab.data.prepare.run import prepare_photos
-from instancersr.lab.data.prepare.sample import Settings
+from instancersr.lab.data.prepare.sample import SampleSettings
 
 
 def test_pages_are_the_same_for_the_same_seed_and_differ_from_each_other(tmp_path):
@@ -27,7 +27,7 @@ def test_a_page_is_mostly_paper_with_sharp_ink():
 
 
 def test_prepare_adds_pages_to_the_photos(photo_folder, tmp_path):
-    settings = Settings(size=128)
+    settings = SampleSettings(size=128)
     manifest = prepare_photos(photo_folder, tmp_path / "out", settings, pages=3, workers=1)
     assert manifest["photos"] == 9 and manifest["with_masks"] == 6 and manifest["settings"]["pages"] == 3
     with tarfile.open(tmp_path / "out/shard-000000.tar") as tar:
@@ -41,7 +41,7 @@ def test_a_photo_with_a_pages_name_is_kept(photo_folder, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.new("RGB", (64, 64)).save(folder / "page_000000.png")
-    manifest = prepare_photos(folder, tmp_path / "out", Settings(), pages=2, workers=1)
+    manifest = prepare_photos(folder, tmp_path / "out", SampleSettings(), pages=2, workers=1)
     assert (manifest["photos"], manifest["skipped"]) == (2, 1)
 
 

@@ -19,7 +19,7 @@ from instancersr.lab.data.dataset import BatchNumbers, CropDataset, collate
 from instancersr.lab.data.index import open_index, shard_sources
 from instancersr.lab.data.pictures import ids_of_annotations
 from instancersr.lab.data.prepare.run import prepare_photos
-from instancersr.lab.data.prepare.sample import Settings
+from instancersr.lab.data.prepare.sample import SampleSettings
 from instancersr.lab.data.sources import DataError, is_held_out
 from instancersr.lab.data.stream import GROUP_SHARDS, ShardPhotos
 from instancersr.lab.method.models import RestorationNetwork
@@ -48,7 +48,7 @@ def models(tmp_path_factory) -> dict[str, str]:
 def shards(photo_folder, models, tmp_path_factory) -> Path:
     """Six photos with masks in shards of two, with latents and teacher features."""
     out = tmp_path_factory.mktemp("prepared") / "shards"
-    prepare_photos(photo_folder, out, Settings(CROP, None, models["vae"], models["teacher"]), 2, workers=1)
+    prepare_photos(photo_folder, out, SampleSettings(CROP, None, models["vae"], models["teacher"]), 2, workers=1)
     return out
 
 
@@ -150,7 +150,7 @@ def write(values: dict, folder: Path) -> Path:
 
 
 def test_latents_may_be_stored_without_the_teachers_features(photo_folder, models, tmp_path):
-    prepare_photos(photo_folder, tmp_path / "shards", Settings(CROP, None, models["vae"]), 6, workers=1)
+    prepare_photos(photo_folder, tmp_path / "shards", SampleSettings(CROP, None, models["vae"]), 6, workers=1)
     values = config(models, tmp_path / "shards", tmp_path, stored=True)
     assert PaperObjective(DiffusionConfig.model_validate(values)).teacher is not None
 
@@ -179,7 +179,7 @@ def test_what_does_not_fit_the_shards_is_named_before_models_are_built(models, s
 
 
 def test_missing_shard_is_named(photo_folder, models, tmp_path):
-    prepare_photos(photo_folder, tmp_path / "shards", Settings(CROP), 2, workers=1)
+    prepare_photos(photo_folder, tmp_path / "shards", SampleSettings(CROP), 2, workers=1)
     os.remove(tmp_path / "shards/shard-000001.tar")
     with pytest.raises(ConfigError, match="data.photos: .*shard-000001.tar: this shard is missing"):
         train_from_config(write(config(models, tmp_path / "shards", tmp_path) | {"autoencoder": "nowhere"}, tmp_path))

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from instancersr.errors import UserError
-from instancersr.lab.evaluation.metrics import FID_PATCH, METRICS, load_metrics, within, write_patches
+from instancersr.lab.evaluation.metrics import FID_PATCH, METRICS, load_metrics, with_deadline, write_patches
 
 TOLERANCE = {"psnr": 0.01, "ssim": 0.001, "lpips": 0.001, "dists": 0.002, "niqe": 0.05}
 
@@ -53,10 +53,10 @@ def test_an_unknown_metric_is_named():
 def test_a_download_that_hangs_is_given_up_and_an_error_is_passed_on():
     never = threading.Event()
     with pytest.raises(TimeoutError, match=r"0\.05 s"):
-        within(0.05, never.wait)
+        with_deadline(0.05, never.wait)
     with pytest.raises(ZeroDivisionError):
-        within(5, lambda: 1 / 0)
-    assert within(5, lambda: "loaded") == "loaded"
+        with_deadline(5, lambda: 1 / 0)
+    assert with_deadline(5, lambda: "loaded") == "loaded"
     never.set()
 
 

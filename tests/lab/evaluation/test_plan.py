@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from instancersr.cli.app import app
 from instancersr.lab.data.prepare.run import prepare_photos
-from instancersr.lab.data.prepare.sample import Settings
+from instancersr.lab.data.prepare.sample import SampleSettings
 from instancersr.lab.evaluation import plan as planning
 from instancersr.lab.evaluation.plan import GPUS, Setup, make_plan
 from instancersr.lab.method.models import BlockAutoencoder, RestorationNetwork
@@ -138,7 +138,7 @@ def test_the_configuration_says_what_is_stored(parts, photo_folder, tmp_path):
 
     assert cached(config) == (False, False)
     assert cached(stored) == (True, False)  # the shards are not there yet
-    prepare_photos(photo_folder, tmp_path / "shards", Settings(64, features=parts["teacher"]), workers=1)
+    prepare_photos(photo_folder, tmp_path / "shards", SampleSettings(64, features=parts["teacher"]), workers=1)
     assert cached(stored) == (False, True)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..sources import PHOTO_SUFFIXES, DataError, Photo, Skipped, find_sources, list_photos
+from ..sources import PHOTO_SUFFIXES, DataError, PhotoFiles, Skipped, find_sources, list_photos
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Shard:
     """The photos that one tar is made of, in their order in it."""
 
     name: str
-    photos: tuple[Photo, ...]
+    photos: tuple[PhotoFiles, ...]
 
 
-def find_photos(pattern: str | Path) -> tuple[list[Photo], list[Skipped]]:
+def find_photos(pattern: str | Path) -> tuple[list[PhotoFiles], list[Skipped]]:
     """All photos of a folder and its sub-folders, of tars, or of a folder of tars: see `sources.list_photos`.
 
     Raises:
@@ -37,7 +37,8 @@ def find_photos(pattern: str | Path) -> tuple[list[Photo], list[Skipped]]:
     return photos, skipped
 
 
-def add_photos(photos: list[Photo], skipped: list[Skipped], more: list[Photo]) -> tuple[list[Photo], list[Skipped]]:
+def add_photos(photos: list[PhotoFiles], skipped: list[Skipped],
+               more: list[PhotoFiles]) -> tuple[list[PhotoFiles], list[Skipped]]:
     """Puts `more` behind `photos`, numbered on; those whose key is taken are added to `skipped`."""
     keys = {photo.key for photo in photos}
     new = [photo for photo in more if photo.key not in keys]
@@ -46,13 +47,13 @@ def add_photos(photos: list[Photo], skipped: list[Skipped], more: list[Photo]) -
     return [*photos, *(replace(photo, number=len(photos) + n) for n, photo in enumerate(new))], [*skipped, *taken]
 
 
-def cut_shards(photos: Sequence[Photo], most_photos: int, most_bytes: float) -> Iterator[Shard]:
+def cut_shards(photos: Sequence[PhotoFiles], most_photos: int, most_bytes: float) -> Iterator[Shard]:
     """Cuts the list where a shard would have more photos, or more bytes of source files, than it may.
 
     Not by the bytes of the finished tar: they are known only after the work, and a cut must not depend on what
     other workers have done.
     """
-    content: list[Photo] = []
+    content: list[PhotoFiles] = []
     number = weight = 0
     for photo in photos:
         size = photo.picture.size + (photo.masks.size if photo.masks else 0)
@@ -64,7 +65,7 @@ def cut_shards(photos: Sequence[Photo], most_photos: int, most_bytes: float) -> 
     yield Shard(f"shard-{number:06d}.tar", tuple(content))
 
 
-def fingerprint(photos: Sequence[Photo]) -> str:
+def fingerprint(photos: Sequence[PhotoFiles]) -> str:
     """A hash of keys and sizes: the same as long as no photo was added, removed or changed in size."""
     digest = hashlib.sha256()
     for photo in photos:

@@ -8,22 +8,23 @@ interruptions.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from instancersr.cores import usable_cores
 from instancersr.errors import MissingPackage, UserError
+from instancersr.files import PART, write_whole
 
 from ..dataset import TOKEN
 from ..index import INDEX, MANIFEST, join_parts, save_rows, scan_shard
 from ..pages import write_pages
 from ..sources import Skipped
 from .photos import add_photos, cut_shards, find_photos, fingerprint
-from .sample import Settings
-from .shards import PART, PROGRESS, ShardRecord, index_part
+from .sample import SampleSettings
+from .shards import PROGRESS, ShardRecord, index_part
 from .workers import run_local, run_ray
 
 PAGES = ".progress/pages"
@@ -34,7 +35,7 @@ SKIPPED = "skipped.jsonl"
 def prepare_photos(
     photos: str | Path,
     out: str | Path,
-    settings: Settings,
+    settings: SampleSettings,
     shard_photos: int = 1000,
     shard_mb: float = 1000,
     pages: int = 0,
@@ -94,14 +95,14 @@ def prepare_photos(
         results = run_ray(todo, out, settings, device, gpus, ray, advance)
     else:
         chosen = model_devices(settings, device, gpus) if devices is None else devices
-        results = run_local(todo, out, settings, chosen, workers or _cores(), advance)
+        results = run_local(todo, out, settings, chosen, workers or usable_cores(), advance)
     for record in results if todo else ():
-        _write(out / PROGRESS / f"{record.name}.json", json.dumps(asdict(record)))
+        write_whole(out / PROGRESS / f"{record.name}.json", json.dumps(asdict(record)))
         records[record.name] = record
     return _finish(out, plan, [records[shard.name] for shard in shards], duplicates)
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: SampleSettings) -> None:
     cached = [f"--{name}" for name in ("latents", "features") if getattr(settings, name)]
     if settings.size is None:
         if cached:
@@ -115,7 +116,7 @@ def _check(settings: Settings) -> None:
             raise MissingPackage(error, "train") from error
 
 
-def model_devices(settings: Settings, device: str, gpus: int | None) -> list[str]:
+def model_devices(settings: SampleSettings, device: str, gpus: int | None) -> list[str]:
     """The devices of this machine that models run on, each by a process of its own; none: the CPU workers run them.
 
     Raises:
@@ -133,10 +134,6 @@ def model_devices(settings: Settings, device: str, gpus: int | None) -> list[str
     if gpus and gpus > there:
         raise UserError(f"--gpus {gpus}: torch sees {there} here")
     return [f"cuda:{number}" for number in range(gpus or there)]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # ------------------------------------------------------------------------------------- begin, go on, finish
@@ -162,7 +159,7 @@ def _begin(out: Path, plan: dict) -> dict[str, ShardRecord]:
     if finished:  # before the first, settings are still free: a mistyped model shall not spoil the folder
         _compare(out, {"pages": 0, **json.loads((folder / SETTINGS).read_text())}, plan)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / SETTINGS, json.dumps(plan))
+    write_whole(folder / SETTINGS, json.dumps(plan))
     _remove_parts(out)
     records = (_read_record(file) for file in finished)
     return {record.name: record for record in records if _is_whole(out, record)}
@@ -193,7 +190,7 @@ def _finish(out: Path, plan: dict, records: Sequence[ShardRecord], duplicates: S
     _remove_parts(out)  # of machines that died
     shutil.rmtree(out / PAGES, ignore_errors=True)
     skipped = [*duplicates, *(photo for record in records for photo in record.skipped)]
-    _write(out / SKIPPED, "".join(json.dumps(asdict(photo)) + "\n" for photo in skipped))
+    write_whole(out / SKIPPED, "".join(json.dumps(asdict(photo)) + "\n" for photo in skipped))
     manifest = {
         "settings": plan,
         "photos": sum(record.photos for record in records),
@@ -203,7 +200,7 @@ def _finish(out: Path, plan: dict, records: Sequence[ShardRecord], duplicates: S
         "shards": [{name: value for name, value in asdict(record).items() if name != "skipped"} for record in records],
     }
     _write_index(out, [record.name for record in records])
-    _write(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    write_whole(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return manifest
 
 
@@ -223,10 +220,3 @@ def _write_index(out: Path, names: Sequence[str]) -> None:
 def _remove_parts(out: Path) -> None:
     for part in out.glob(f".*{PART}"):
         part.unlink(missing_ok=True)
-
-
-def _write(file: Path, text: str) -> None:
-    """Completely or not at all."""
-    part = file.with_name(f".{file.name}{PART}")
-    part.write_text(text)
-    os.replace(part, file)

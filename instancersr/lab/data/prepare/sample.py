@@ -19,12 +19,13 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
 
+from instancersr.errors import reason
 from instancersr.instances.annotations import annotation_of_mask, check_annotations, decode_rle
 from instancersr.instances.codes import colorize, scale_target
 
 from ..dataset import TOKEN
 from ..pictures import decode_photo, encode_ids, encode_photo, ids_of_annotations, photo_size
-from ..sources import DataError, Extent, Photo, Skipped
+from ..sources import DataError, Extent, PhotoFiles, Skipped
 
 CHUNK = 16
 """Photos that are worked on together: what batches of the models are made of, so that these depend on the plan alone,
@@ -34,7 +35,7 @@ GPU_BATCH = 8
 
 
 @dataclass(frozen=True)
-class Settings:
+class SampleSettings:
     """What samples hold.
 
     size: photos and masks become the centre square, this many pixels a side; None keeps the files' bytes.
@@ -73,14 +74,14 @@ class Draft:
     colors: (K + 1, 3) float32 of each id; None where no masks are known yet.
     """
 
-    photo: Photo
+    photo: PhotoFiles
     sample: Sample
     rgb: np.ndarray | None = None
     ids: np.ndarray | None = None
     colors: np.ndarray | None = None
 
 
-def make_samples(photos: Sequence[Photo], settings: Settings, device: str) -> list[Sample | Skipped]:
+def make_samples(photos: Sequence[PhotoFiles], settings: SampleSettings, device: str) -> list[Sample | Skipped]:
     """Both steps for a chunk of photos: each one's sample, or why there is none.
 
     Files of a sample: the photo; `json`, its masks as SA-1B has them, and `ids`, a PNG with the instance of each pixel;
@@ -94,7 +95,7 @@ def make_samples(photos: Sequence[Photo], settings: Settings, device: str) -> li
     return finish_drafts(make_drafts(photos, settings), settings, device)
 
 
-def make_drafts(photos: Sequence[Photo], settings: Settings) -> list[Draft | Skipped]:
+def make_drafts(photos: Sequence[PhotoFiles], settings: SampleSettings) -> list[Draft | Skipped]:
     """The first step for a chunk of photos."""
     drafts: list[Draft | Skipped] = []
     for photo in photos:
@@ -105,14 +106,14 @@ def make_drafts(photos: Sequence[Photo], settings: Settings) -> list[Draft | Ski
     return drafts
 
 
-def finish_drafts(drafts: Sequence[Draft | Skipped], settings: Settings, device: str) -> list[Sample | Skipped]:
+def finish_drafts(drafts: Sequence[Draft | Skipped], settings: SampleSettings, device: str) -> list[Sample | Skipped]:
     """The second step for a chunk of photos."""
     ready = [d for d in drafts if isinstance(d, Draft)]
     samples = iter(_models(settings, device).finish(ready) if settings.needs_models else [d.sample for d in ready])
     return [next(samples) if isinstance(d, Draft) else d for d in drafts]
 
 
-def draft(photo: Photo, settings: Settings) -> Draft:
+def draft(photo: PhotoFiles, settings: SampleSettings) -> Draft:
     """Reads, decodes, checks and cuts. Raises DataError: the photo or its masks cannot be used."""
     encoded, suffix = _read(photo.picture), photo.suffix
     masks = _read(photo.masks) if photo.masks else None
@@ -150,7 +151,7 @@ def _color_table(key: str, ids: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def _models(settings: Settings, device: str) -> Models:
+def _models(settings: SampleSettings, device: str) -> Models:
     """Models are loaded once a process, and one thread a process keeps their output the same for any `--workers`."""
     torch.set_num_threads(1)
     return Models(settings, device)
@@ -163,7 +164,7 @@ class Models:
         UserError: one of them is not to be had.
     """
 
-    def __init__(self, settings: Settings, device: str):
+    def __init__(self, settings: SampleSettings, device: str):
         self.device = device
         self.sam: Any = None
         self.autoencoder: Any = None
@@ -275,7 +276,7 @@ def _read(extent: Extent) -> bytes:
     try:
         return extent.read()
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror or error})") from error
+        raise DataError(f"cannot be read ({reason(error)})") from error
 
 
 def _parse(encoded: bytes, photo_size: tuple[int, int]) -> dict:

@@ -6,11 +6,12 @@ import hashlib
 import io
 import os
 import tarfile
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from instancersr.files import whole_file
 
 from ..index import save_rows, scan_shard
 from ..sources import Skipped
@@ -18,8 +19,6 @@ from .sample import Sample
 
 PROGRESS = ".progress"
 """Folder of what the next start, and the end, need to know of finished shards."""
-PART = ".part"
-"""Suffix of the hidden, unfinished tars."""
 
 
 @dataclass(frozen=True)
@@ -56,25 +55,20 @@ def write_shard(name: str, out: Path, samples: Iterable[Sample | Skipped]) -> Sh
 
     Raises OSError where it cannot be written, and what `samples` raises.
     """
-    part = out / f".{name}.{uuid.uuid4().hex[:12]}{PART}"
     photos, with_masks, skipped = 0, 0, []
-    try:
-        with open(part, "xb") as raw:
-            file = _HashedFile(raw)
-            with tarfile.open(fileobj=file, mode="w|") as tar:  # type: ignore[call-overload]
-                for sample in samples:
-                    if isinstance(sample, Skipped):
-                        skipped.append(sample)
-                        continue
-                    _add(tar, sample)
-                    photos += 1
-                    with_masks += sample.has_masks
-            raw.flush()
-            os.fsync(raw.fileno())
-        save_rows(index_part(out, name), scan_shard(part))
-        os.replace(part, out / name)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(out / name) as raw:
+        file = _HashedFile(raw)
+        with tarfile.open(fileobj=file, mode="w|") as tar:  # type: ignore[call-overload]
+            for sample in samples:
+                if isinstance(sample, Skipped):
+                    skipped.append(sample)
+                    continue
+                _add(tar, sample)
+                photos += 1
+                with_masks += sample.has_masks
+        raw.flush()
+        os.fsync(raw.fileno())
+        save_rows(index_part(out, name), scan_shard(Path(raw.name)))
     return ShardRecord(name, photos, with_masks, file.bytes, file.digest.hexdigest(), tuple(skipped))
 
 

@@ -20,9 +20,9 @@ from typing import Any
 from instancersr.batch.parallel import AHEAD, connect, run_on_cluster, start_worker
 from instancersr.errors import UserError
 
-from ..sources import Photo, Skipped
+from ..sources import PhotoFiles, Skipped
 from .photos import Shard
-from .sample import CHUNK, Sample, Settings, finish_drafts, make_drafts, make_samples
+from .sample import CHUNK, Sample, SampleSettings, finish_drafts, make_drafts, make_samples
 from .shards import ShardRecord, write_shard
 
 WAVE = 256
@@ -31,7 +31,7 @@ WAVE = 256
 Done = list[Sample | Skipped]
 
 
-def run_local(shards: Sequence[Shard], out: Path, settings: Settings, devices: Sequence[str], workers: int,
+def run_local(shards: Sequence[Shard], out: Path, settings: SampleSettings, devices: Sequence[str], workers: int,
               advance: Callable[[int], None]) -> Iterator[ShardRecord]:
     """Photos on `workers` CPU processes, models on one process for each of `devices`; this one writes the shards.
 
@@ -46,7 +46,7 @@ def run_local(shards: Sequence[Shard], out: Path, settings: Settings, devices: S
     pools = [ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), start_worker)
              for count in (workers, *(1 for _ in devices))]
     try:
-        def submit(photos: Sequence[Photo]) -> Future[Done]:
+        def submit(photos: Sequence[PhotoFiles]) -> Future[Done]:
             return gpus.submit(photos) if devices else pools[0].submit(make_samples, photos, settings, "cpu")
 
         gpus = _GpuStage(pools[0], dict(zip(devices, pools[1:], strict=True)), settings)
@@ -61,13 +61,13 @@ def run_local(shards: Sequence[Shard], out: Path, settings: Settings, devices: S
             pool.shutdown(cancel_futures=True)
 
 
-def _chunks(shard: Shard) -> Iterator[tuple[Photo, ...]]:
+def _chunks(shard: Shard) -> Iterator[tuple[PhotoFiles, ...]]:
     for start in range(0, len(shard.photos), CHUNK):
         yield shard.photos[start : start + CHUNK]
 
 
-def _in_order(submit: Callable[[Sequence[Photo]], Future[Done]], chunks: Iterable[Sequence[Photo]], ahead: int,
-              advance: Callable[[int], None]) -> Iterator[Sample | Skipped]:
+def _in_order(submit: Callable[[Sequence[PhotoFiles]], Future[Done]], chunks: Iterable[Sequence[PhotoFiles]],
+              ahead: int, advance: Callable[[int], None]) -> Iterator[Sample | Skipped]:
     waiting: deque[Future[Done]] = deque()
     chunks = iter(chunks)
     while True:
@@ -82,11 +82,11 @@ def _in_order(submit: Callable[[Sequence[Photo]], Future[Done]], chunks: Iterabl
 class _GpuStage:
     """What the CPU workers have cut goes to the GPU with the least to do."""
 
-    def __init__(self, workers: ProcessPoolExecutor, pools: dict[str, ProcessPoolExecutor], settings: Settings):
+    def __init__(self, workers: ProcessPoolExecutor, pools: dict[str, ProcessPoolExecutor], settings: SampleSettings):
         self.workers, self.pools, self.settings = workers, pools, settings
         self.busy = dict.fromkeys(pools, 0)
 
-    def submit(self, photos: Sequence[Photo]) -> Future[Done]:
+    def submit(self, photos: Sequence[PhotoFiles]) -> Future[Done]:
         """The samples of a chunk, once both stages are done."""
         result: Future[Done] = Future()
         self.workers.submit(make_drafts, photos, self.settings).add_done_callback(partial(self._pass_on, result))
@@ -113,7 +113,7 @@ class _GpuStage:
 # -------------------------------------------------------------------------------------------------------- Ray
 
 
-def run_ray(shards: Sequence[Shard], out: Path, settings: Settings, device: str, gpus: int | None, address: str,
+def run_ray(shards: Sequence[Shard], out: Path, settings: SampleSettings, device: str, gpus: int | None, address: str,
             advance: Callable[[int], None]) -> Iterator[ShardRecord]:
     """The same on a Ray cluster.
 
@@ -146,11 +146,11 @@ def run_ray(shards: Sequence[Shard], out: Path, settings: Settings, device: str,
                 yield write_shard(shard.name, out, islice(samples, len(shard.photos)))
 
 
-def _make_shard(shard: Shard, out: Path, settings: Settings) -> ShardRecord:
+def _make_shard(shard: Shard, out: Path, settings: SampleSettings) -> ShardRecord:
     return write_shard(shard.name, out, make_samples(shard.photos, settings, "cpu"))
 
 
-def _on_ray_data(ray: Any, shards: Sequence[Shard], settings: Settings, gpus: int,
+def _on_ray_data(ray: Any, shards: Sequence[Shard], settings: SampleSettings, gpus: int,
                  advance: Callable[[int], None]) -> Iterator[Sample | Skipped]:
     """The samples of the shards' photos, in their order. gpus: actors with one each; 0: a core each instead."""
     from ray import data
@@ -172,14 +172,14 @@ def _on_ray_data(ray: Any, shards: Sequence[Shard], settings: Settings, gpus: in
         advance(len(samples))
 
 
-def _draft_row(row: dict, settings: Settings) -> dict:
+def _draft_row(row: dict, settings: SampleSettings) -> dict:
     return {"work": pickle.dumps(make_drafts(pickle.loads(row["work"]), settings))}
 
 
 class _FinishRows:
     """An actor that holds the models."""
 
-    def __init__(self, settings: Settings, device: str):
+    def __init__(self, settings: SampleSettings, device: str):
         self.settings, self.device = settings, device
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:

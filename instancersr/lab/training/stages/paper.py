@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from instancersr.errors import how_to_install
+from instancersr.installation import how_to_install
 from instancersr.instances.codes import SCALE_RANGE
 from instancersr.instances.patches import patch_ids
 

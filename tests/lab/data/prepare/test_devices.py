@@ -8,17 +8,17 @@ import torch
 from instancersr.errors import UserError
 from instancersr.lab.data.prepare import workers
 from instancersr.lab.data.prepare.run import model_devices, prepare_photos
-from instancersr.lab.data.prepare.sample import Settings
+from instancersr.lab.data.prepare.sample import SampleSettings
 from instancersr.lab.method.models import BlockAutoencoder
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory) -> Settings:
+def settings(tmp_path_factory) -> SampleSettings:
     folder = tmp_path_factory.mktemp("autoencoder")
     autoencoder = BlockAutoencoder(4)
     autoencoder.fit([torch.rand(2, 3, 64, 64) * 2 - 1])
     autoencoder.save_pretrained(folder)
-    return Settings(64, latents=str(folder))
+    return SampleSettings(64, latents=str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_gpu_with_the_least_to_do_gets_the_next_chunk():
 
     pools = {"cuda:0": Pool(), "cuda:1": Pool()}
     workers_pool = Pool()
-    stage = workers._GpuStage(workers_pool, pools, Settings())
+    stage = workers._GpuStage(workers_pool, pools, SampleSettings())
     results = [stage.submit([]) for _ in range(4)]
     for cut in workers_pool.waiting[:2]:
         cut.set_result([])
@@ -79,10 +79,10 @@ def test_the_gpu_with_the_least_to_do_gets_the_next_chunk():
 
 def test_every_gpu_is_used_or_as_many_as_asked_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    some = Settings(64, sam="sam")
+    some = SampleSettings(64, sam="sam")
     assert model_devices(some, "cuda", None) == ["cuda:0", "cuda:1", "cuda:2"]
     assert model_devices(some, "cuda", 2) == ["cuda:0", "cuda:1"]
-    assert model_devices(some, "cpu", None) == model_devices(Settings(64), "cuda", None) == []
+    assert model_devices(some, "cpu", None) == model_devices(SampleSettings(64), "cuda", None) == []
     with pytest.raises(UserError, match="--gpus 4: torch sees 3 here"):
         model_devices(some, "cuda", 4)
     with pytest.raises(UserError, match="--gpus: nothing runs on a GPU"):

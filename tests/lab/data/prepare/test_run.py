@@ -19,7 +19,7 @@ from instancersr.errors import UserError
 from instancersr.instances.annotations import id_map_from_annotations
 from instancersr.lab.data.cache import build_cache
 from instancersr.lab.data.prepare.run import prepare_photos
-from instancersr.lab.data.prepare.sample import Settings
+from instancersr.lab.data.prepare.sample import SampleSettings
 from instancersr.lab.data.sources import find_sources
 
 ROOT = Path(__file__).parents[4]
@@ -37,7 +37,7 @@ def shards(photo_folder, tmp_path_factory) -> tuple[Path, dict]:
     (album / "broken.jpg").write_text("no picture")
     (album / "photo3.jpg").symlink_to(photo_folder / "photo3.png")
     out = tmp_path_factory.mktemp("out") / "shards"
-    return out, prepare_photos(album, out, Settings(size=128), shard_photos=3, workers=1)
+    return out, prepare_photos(album, out, SampleSettings(size=128), shard_photos=3, workers=1)
 
 
 def test_webdataset_reads_every_sample_once(shards):
@@ -81,21 +81,21 @@ def test_other_settings_or_photos_are_an_error(shards, photo_folder, tmp_path):
     album = Path(json.loads((out / "skipped.jsonl").read_text().splitlines()[0])["photo"]).parent
     before = {file.name: file.read_bytes() for file in out.iterdir() if file.is_file()}
     for settings, options, said in [
-        (Settings(size=64), {"shard_photos": 3}, "--size 128, now 64"),
-        (Settings(size=128), {"shard_photos": 4}, "--shard-photos 3, now 4"),
-        (Settings(size=128), {"shard_photos": 3, "photos": photo_folder}, "the photos are not those"),
+        (SampleSettings(size=64), {"shard_photos": 3}, "--size 128, now 64"),
+        (SampleSettings(size=128), {"shard_photos": 4}, "--shard-photos 3, now 4"),
+        (SampleSettings(size=128), {"shard_photos": 3, "photos": photo_folder}, "the photos are not those"),
     ]:
         with pytest.raises(UserError, match=said):
             prepare_photos(options.pop("photos", album), out, settings, **options)
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="holds other things"):
-        prepare_photos(photo_folder, tmp_path, Settings())
+        prepare_photos(photo_folder, tmp_path, SampleSettings())
     with pytest.raises(UserError, match="folders of their own"):
-        prepare_photos(photo_folder, photo_folder, Settings())
+        prepare_photos(photo_folder, photo_folder, SampleSettings())
     with pytest.raises(UserError, match="--latents: needs --size"):
-        prepare_photos(photo_folder, tmp_path / "new", Settings(latents="x"))
+        prepare_photos(photo_folder, tmp_path / "new", SampleSettings(latents="x"))
     with pytest.raises(UserError, match="--size: 100 must be a multiple of 16"):
-        prepare_photos(photo_folder, tmp_path / "new", Settings(size=100))
+        prepare_photos(photo_folder, tmp_path / "new", SampleSettings(size=100))
     assert not (tmp_path / "new").exists()
     assert before == {file.name: file.read_bytes() for file in out.iterdir() if file.is_file()}
 
@@ -105,7 +105,7 @@ def test_settings_are_free_until_a_shard_is_done(photo_folder, tmp_path):
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
-    for settings in (Settings(size=64), Settings()):
+    for settings in (SampleSettings(size=64), SampleSettings()):
         with pytest.raises(KeyboardInterrupt):
             prepare_photos(photo_folder, tmp_path / "out", settings, progress=stop)
     assert json.loads((tmp_path / "out" / ".progress" / "settings.json").read_text())["size"] is None
@@ -117,7 +117,7 @@ def test_a_cluster_that_does_not_answer_is_one_line(photo_folder, tmp_path):
         closed.bind(("127.0.0.1", 0))  # bound, but nobody listens
         address = f"127.0.0.1:{closed.getsockname()[1]}"
         with pytest.raises(UserError, match=f"--ray {address}: no cluster answers"):
-            prepare_photos(photo_folder, tmp_path / "out", Settings(), ray=address)
+            prepare_photos(photo_folder, tmp_path / "out", SampleSettings(), ray=address)
 
 
 # ---------------------------------------------------------------------------------- kills and dead machines
@@ -137,7 +137,7 @@ def large_album(photo_folder, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(large_album, tmp_path_factory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    prepare_photos(large_album, out, Settings(size=256), shard_photos=4, workers=1)
+    prepare_photos(large_album, out, SampleSettings(size=256), shard_photos=4, workers=1)
     return contents(out)
 
 
@@ -192,7 +192,7 @@ def test_a_cluster_that_loses_a_machine_loses_and_doubles_nothing(large_album, u
 
     try:
         out = tmp_path / "out"
-        manifest = prepare_photos(large_album, out, Settings(size=256), shard_photos=4, ray=cluster.address,
+        manifest = prepare_photos(large_album, out, SampleSettings(size=256), shard_photos=4, ray=cluster.address,
                                   progress=kill_one)
         assert killed and killed[0] < 41
         assert manifest["photos"] == 40
@@ -209,6 +209,6 @@ def test_a_worker_that_dies_is_one_line(large_album, tmp_path):
                 worker.kill()
 
     with pytest.raises(UserError, match="a worker process was killed"):
-        prepare_photos(large_album, tmp_path / "out", Settings(size=256), workers=1, shard_photos=4,
+        prepare_photos(large_album, tmp_path / "out", SampleSettings(size=256), workers=1, shard_photos=4,
                        progress=kill_workers)
     assert not list((tmp_path / "out").glob(".*.part"))

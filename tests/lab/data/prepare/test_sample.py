@@ -15,7 +15,7 @@ from instancersr.instances.annotations import annotations_from_id_map
 from instancersr.instances.codes import colorize, scale_target
 from instancersr.lab.data.pictures import decode_ids
 from instancersr.lab.data.prepare.photos import find_photos
-from instancersr.lab.data.prepare.sample import Settings, make_samples
+from instancersr.lab.data.prepare.sample import SampleSettings, make_samples
 from instancersr.lab.data.sources import Skipped
 from instancersr.lab.method.models.teachers import SamMasks
 
@@ -44,7 +44,7 @@ def make_sample(photo, settings):
 
 
 def files(photo, **settings):
-    sample = make_sample(photo, Settings(**settings))
+    sample = make_sample(photo, SampleSettings(**settings))
     assert not isinstance(sample, Skipped), sample
     return dict(sample.files)
 
@@ -152,19 +152,19 @@ def instance_map(sa1b: bytes, key: str) -> torch.Tensor:
 def test_bad_photos_are_named_with_their_reason(photo, tmp_path, name, content, reason, size):
     path = tmp_path / ("flight.jpg" if name == "photo" else "flight.json")
     path.write_bytes(path.read_bytes()[:2000] if content is None else content)
-    made = make_sample(find_photos(tmp_path)[0][0], Settings(size))
+    made = make_sample(find_photos(tmp_path)[0][0], SampleSettings(size))
     assert isinstance(made, Skipped)
     assert made.photo.endswith("flight.jpg") and reason in made.reason and "\n" not in made.reason
 
 
 def test_a_photo_below_the_size_is_left_out(photo):
-    made = make_sample(photo[1], Settings(256))
+    made = make_sample(photo[1], SampleSettings(256))
     assert made == Skipped(photo[1].picture.name, "300x200 pixels; 256 a side are asked for")
 
 
 def test_a_photo_that_vanished_is_left_out(photo, tmp_path):
     (tmp_path / "flight.jpg").unlink()
-    assert "cannot be read" in make_sample(photo[1], Settings()).reason
+    assert "cannot be read" in make_sample(photo[1], SampleSettings()).reason
 
 
 def test_sam_makes_the_masks_that_no_json_gives(photo, small_sam, tmp_path):
