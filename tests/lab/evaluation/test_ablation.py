@@ -121,7 +121,6 @@ def test_ablation_from_training_to_table_and_figures(finished):
     assert [images for images, _ in record["curve"]] == [8, 16] and set(record["by_steps"]) == {"1", "3"}
     assert set(record["by_block"]) == {"1", "2"}  # one after the other, of the one model
     assert record["by_block"]["1"] == pytest.approx(record["awareness"]["probe"])  # block 1 is the aligned one
-    assert record["by_block"]["2"] != record["by_block"]["1"]
     case = json.loads((finished / "runs" / "default-0" / "run.json").read_text())["starts"][0]["config"]
     assert case["alignment"]["scale_weight"] == 0.2
     drawn = {path.name for path in (finished / "figures").iterdir()}
