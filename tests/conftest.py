@@ -1,6 +1,8 @@
 """Fixtures that several test files use."""
 
+import ctypes
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,22 @@ def shared() -> Path:
     if not (folder / "photos").is_dir():
         pytest.skip(f"{folder} with the training photos and the benchmark is not here")
     return folder
+
+
+@pytest.fixture
+def permissions_hold():
+    """Root, too, writes only where it may: for this thread its capability to pass over permissions is put away."""
+    if not hasattr(os, "geteuid") or (os.geteuid() == 0 and sys.platform != "linux"):
+        pytest.skip("this user may write anywhere")
+    libc = ctypes.CDLL(None)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # capabilities(7): the version of the call, this thread
+    sets = (ctypes.c_uint32 * 6)()
+    libc.capget(header, sets)
+    effective, sets[0] = sets[0], sets[0] & ~(1 << 1)  # CAP_DAC_OVERRIDE
+    libc.capset(header, sets)
+    yield
+    sets[0] = effective
+    libc.capset(header, sets)
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ def ablate(
             import sklearn  # noqa: F401
 
             from instancersr.lab.evaluation.ablation import run_ablation
-        folder = run_ablation(config, overrides or [])
+        errors = Console(stderr=True)
+        folder = run_ablation(config, overrides or [], lambda line: errors.print(as_line(line), soft_wrap=True))
         typer.echo((folder / "table.md").read_text())
         Console().print(as_line(f"done: {folder}"), soft_wrap=True)

@@ -51,9 +51,9 @@ def photo_targets(ids: np.ndarray, rgb: np.ndarray) -> dict[int, float]:
         ids: (H, W).
         rgb: (H, W, 3) in [0, 1].
     """
-    present, index = _numbered(ids)
-    areas = np.bincount(index.ravel(), minlength=len(present))
-    means = np.bincount(index.ravel(), (rgb @ LUMA).ravel(), len(present)) / areas
+    present, numbers, _, lengths = _runs(ids)
+    areas = np.bincount(numbers, lengths)
+    means = np.bincount(np.repeat(numbers, lengths), (rgb @ LUMA).ravel()) / areas
     shares = np.clip(0.5 + PHOTO_CONTRAST * (means - 0.5), 0, 1)
     low, high = SCALE_RANGE
     return {int(i): float(low + share * (high - low)) for i, share in zip(present, shares, strict=True) if i > 0}
@@ -70,10 +70,13 @@ def colorize(ids: np.ndarray, targets: Mapping[int, float], origin: tuple[int, i
         targets: the scale target of each id in it.
         origin: row and column of the map in the picture it was cut from, in pixels.
     """
-    present, index = _numbered(ids)
-    areas = np.bincount(index.ravel(), minlength=len(present))
-    rows, columns = (_sum_of_places(index, axis, len(present)) / areas for axis in (0, 1))
-    wanted = np.stack([_wave(rows + origin[0]), _wave(columns + origin[1])], 1)  # (K, 2) in [-1, 1]
+    present, numbers, starts, lengths = _runs(ids)
+    areas = np.bincount(numbers, lengths)
+    row, column = np.divmod(starts, ids.shape[1])
+    middles = (row, column + (lengths - 1) / 2)
+    centroids = [np.bincount(numbers, lengths * middle) / areas for middle in middles]
+    wanted = np.stack([_wave(place + first) for place, first in zip(centroids, origin, strict=True)], 1)  # in [-1, 1]
+    index = np.repeat(numbers.astype(np.min_scalar_type(len(present))), lengths).reshape(ids.shape)
     near = _neighbors(index, len(present)) & (present != 0)  # black is like no colour
     chroma = _part_neighbors(wanted, areas, near)
     low, high = SCALE_RANGE
@@ -90,21 +93,18 @@ def scale_of_color(rgb: np.ndarray) -> np.ndarray:
     return SCALE_RANGE[0] + share * (SCALE_RANGE[1] - SCALE_RANGE[0])
 
 
-def _numbered(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(K,) ids in rising order and the (H, W) place of each pixel's among them."""
-    if ids.min() < 0 or ids.max() > ids.size:  # a table would be larger than the map: sort
-        present, index = np.unique(ids, return_inverse=True)
-        return present, index.reshape(ids.shape)
-    there = np.bincount(ids.ravel()) > 0
-    return np.flatnonzero(there), (np.cumsum(there) - 1)[ids]
+def _runs(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The map as runs of one id in a row, which are few: what is counted in them costs next to nothing.
 
-
-def _sum_of_places(index: np.ndarray, axis: int, count: int) -> np.ndarray:
-    """(K,) sum over each id's pixels of their row (axis 0) or column (1), from how many it has in each."""
-    places = np.arange(index.shape[axis])
-    pairs = index + count * np.expand_dims(places, 1 - axis)
-    pixels = np.bincount(pairs.ravel(), minlength=count * len(places))
-    return places @ pixels.reshape(len(places), count)
+    Returns:
+        (K,) ids in rising order; of each of the N runs its id's place among them, its first pixel's place in the
+        flattened map, and its length.
+    """
+    begins = np.ones(ids.shape, bool)
+    np.not_equal(ids[:, 1:], ids[:, :-1], out=begins[:, 1:])
+    starts = np.flatnonzero(begins)
+    present, numbers = np.unique(ids.ravel()[starts], return_inverse=True)
+    return present, numbers, starts, np.diff(starts, append=ids.size)
 
 
 def _wave(position: np.ndarray) -> np.ndarray:
@@ -134,16 +134,21 @@ def _neighbors(index: np.ndarray, count: int) -> np.ndarray:
 def _part_neighbors(wanted: np.ndarray, areas: np.ndarray, near: np.ndarray) -> np.ndarray:
     """Chromas as wanted where they differ from the larger neighbours', else the nearest free point of the grid."""
     chroma = wanted.copy()
-    done = np.zeros(len(areas), bool)
-    for i in np.argsort(-areas, kind="stable"):
-        taken = chroma[near[i] & done]
-        done[i] = True
-        if not len(taken) or np.hypot(*(taken - wanted[i]).T).min() >= LEAST_DISTANCE:
+    order = np.argsort(-areas, kind="stable")
+    place = np.empty(len(order), int)
+    place[order] = np.arange(len(order))
+    larger = near & (place[:, None] > place)  # (K, K): of each, those that choose before it
+    apart = np.hypot(*(wanted[:, None] - wanted).transpose(2, 0, 1))
+    alike = larger & (apart < LEAST_DISTANCE)  # as long as nobody has moved
+    for i in order:
+        if not alike[i].any():
             continue
+        taken = chroma[larger[i]]
         room = np.hypot(*(CHROMA_GRID[:, None] - taken).T).min(0)  # (25,) distance to the nearest neighbour
         detour = np.hypot(*(CHROMA_GRID - wanted[i]).T)
         free = room >= LEAST_DISTANCE
         chroma[i] = CHROMA_GRID[np.argmin(np.where(free, detour, np.inf)) if free.any() else np.argmax(room)]
+        alike[:, i] = larger[:, i] & (np.hypot(*(chroma[i] - wanted).T) < LEAST_DISTANCE)
     return chroma
 
 

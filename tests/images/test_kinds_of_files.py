@@ -1,12 +1,12 @@
 """Files that are no photo, or more than one: what is read of them, and in what words the rest is refused."""
 
 import io
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from PIL import Image, features
 
+from instancersr.images.formats import RAW, READABLE
 from instancersr.images.reading import ImageError, read_frames, read_image
 from instancersr.images.results import dropped_frames, write_result
 
@@ -16,6 +16,13 @@ def noise(seed: int = 0, height: int = 40, width: int = 48) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------- other kinds
+
+
+@pytest.fixture
+def no_rawpy(monkeypatch):
+    """As where it is not installed: raw files are not read."""
+    for suffix in RAW & READABLE.keys():
+        monkeypatch.delitem(READABLE, suffix)
 
 
 @pytest.mark.parametrize("name,begin,said", [
@@ -28,20 +35,17 @@ def noise(seed: int = 0, height: int = 40, width: int = 48) -> np.ndarray:
     ("a.orf", b"IIRO\x08\0\0\0", "raw file"), ("a.cr2", b"II*\0\x10\0\0\0CR\2\0" + bytes(40), "raw file"),
     ("a.jxl", b"\xff\x0a\xfa\x7f", "JPEG XL"), ("a.exr", b"\x76\x2f\x31\x01\2", "floating-point"),
 ])  # fmt: skip
-def test_what_is_no_picture_is_called_what_it_is(tmp_path, name, begin, said):
-    if find_spec("rawpy") and said == "raw file":
-        pytest.skip("rawpy is installed and develops raw files")
+def test_what_is_no_picture_is_called_what_it_is(tmp_path, no_rawpy, name, begin, said):
     (tmp_path / name).write_bytes(begin + bytes(300))
     with pytest.raises(ImageError) as error:
         read_image(tmp_path / name)
     assert said in str(error.value) and str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.skipif(find_spec("rawpy") is not None, reason="rawpy is installed and develops raw files")
 @pytest.mark.parametrize("name,tags", [
     ("a.dng", [(50706, "B", 4, b"\1\4\0\0", True)]), ("a.tif", [(50706, "B", 4, b"\1\4\0\0", True)]), ("a.nef", []),
     ("b.tif", None)])
-def test_the_preview_of_a_raw_file_is_not_taken_for_the_photo(tmp_path, name, tags):
+def test_the_preview_of_a_raw_file_is_not_taken_for_the_photo(tmp_path, no_rawpy, name, tags):
     tifffile = pytest.importorskip("tifffile", reason="needs tifffile, which scikit-image brings")
     with tifffile.TiffWriter(tmp_path / name) as writer:
         if tags is None:  # a reduced picture, and the full one in a sub-directory

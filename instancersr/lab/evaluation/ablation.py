@@ -3,6 +3,7 @@
 The table's three words have no definition in the paper. Here, with case 0 the first of the configuration:
 
 - Quality: mean over the metrics of the score relative to case 0's of the same seed (inverted where less is better).
+  Metrics that cannot be had here, or cannot score crops of that size, are left out for all cases, and named.
 - Efficiency: images seen by case 0 to reach case k's final validation loss, over the images seen by case k. Where
   case 0 never reaches it, all of case 0's images are counted, so the figure is a lower bound.
 - Instance awareness: see `awareness.py`.
@@ -12,13 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from instancersr.files import write_whole
 
@@ -26,7 +27,7 @@ from ..training.config import ConfigError, DiffusionConfig, Section, load_config
 from ..training.processes import choose_device
 from .awareness import PatchFeatures
 from .figures import Series, curve_figure, tsne_figure
-from .metrics import METRICS, load_metrics
+from .metrics import METRICS, Metric, usable_metrics
 
 QUANTITIES = ("quality", "efficiency", "awareness")
 
@@ -38,8 +39,10 @@ class AblationConfig(Section):
     """Configuration of the training that the cases change, relative to this file."""
     output: Path
     seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
+    training: list[str] = Field(default_factory=list)
+    """Overrides of the base (`key=value`) for all cases."""
     cases: dict[str, list[str]] = Field(min_length=2)
-    """Name: overrides of the base (`key=value`). The first case is the one that the others are compared with."""
+    """Name: further overrides. The first case is the one that the others are compared with."""
     crops: int = Field(128, ge=8)
     """Held-out crops that every case is measured on."""
     metrics: list[str] = Field(default_factory=lambda: ["psnr", "ssim"], min_length=1)
@@ -47,14 +50,19 @@ class AblationConfig(Section):
     steps: list[int] = Field(default_factory=list)
     """Sampling steps at which the first case is measured as well, for Figure 4b."""
     layers: dict[str, int] = Field(default_factory=dict)
-    """Cases that differ in the aligned layer alone, and the layer: Figure 4a."""
+    """Cases that differ in the aligned layer alone, and the layer: Figure 4a by models that are trained anew."""
+    probed: list[str] = Field(default_factory=list)
+    """Cases whose blocks are probed one after the other: Figure 4a by linear probing of one model."""
+    clouds: list[str] = Field(default_factory=list)
+    """Cases whose tokens Figure 1 shows; none: the first three."""
 
     @field_validator("metrics")
     @classmethod
     def _metrics_exist(cls, metrics: list[str]) -> list[str]:
         for name in metrics:
-            if name not in METRICS:
-                raise ValueError(f"{name!r} is unknown; choose from {', '.join(METRICS)}")
+            if name not in METRICS or METRICS[name].of_set:
+                choice = ", ".join(name for name, spec in METRICS.items() if not spec.of_set)
+                raise ValueError(f"{name!r} is unknown or no metric of single pictures; choose from {choice}")
         return metrics
 
     @field_validator("cases")
@@ -65,13 +73,21 @@ class AblationConfig(Section):
                 raise ValueError(f"case {name!r}: letters, digits, - and _ only, as it names a folder")
         return cases
 
+    @model_validator(mode="after")
+    def _cases_exist(self) -> AblationConfig:
+        for key in ("layers", "probed", "clouds"):
+            for name in getattr(self, key):
+                if name not in self.cases:
+                    raise ValueError(f"{key}: there is no case {name!r}")
+        return self
+
 
 @dataclass
 class Record:
     """What one trained run showed.
 
     quality: metric -> mean score. awareness: 0 to 1. curve: (images, validation loss) pairs, ascending.
-    by_steps: sampling steps -> metric -> mean score.
+    by_steps: sampling steps -> metric -> mean score. by_block: block, from 1 -> accuracy of the probe on its tokens.
     """
 
     case: str
@@ -80,6 +96,7 @@ class Record:
     awareness: dict[str, float]
     curve: list[tuple[int, float]]
     by_steps: dict[int, dict[str, float]]
+    by_block: dict[int, float] = field(default_factory=dict)
 
     @property
     def file(self) -> str:
@@ -134,22 +151,27 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, flo
     return mean, mean - half, mean + half
 
 
-def markdown_table(summary: Mapping[str, Mapping[str, tuple[float, float, float]]], seeds: int) -> str:
-    """The table that people read."""
+def markdown_table(summary: Mapping[str, Mapping[str, tuple[float, float, float]]], seeds: int,
+                   metrics: Sequence[str]) -> str:
+    """The table that people read. metrics: those behind Quality."""
     lines = ["| case | quality ↑ | efficiency ↑ | instance awareness ↑ |", "|---|---|---|---|"]
     for case, row in summary.items():
         cells = [f"{mean:.3f} ({low:.3f} to {high:.3f})" if np.isfinite(low) else f"{mean:.3f}"
                  for mean, low, high in (row[name] for name in QUANTITIES)]
         lines.append(f"| {case} | " + " | ".join(cells) + " |")
-    lines.append(f"\nMean over {seeds} seeds" + (" and 95 % t-interval." if seeds > 1 else "; no interval."))
+    lines.append(f"\nMean over {seeds} seeds" + (" and 95 % t-interval." if seeds > 1 else "; no interval.")
+                 + f" Quality is over {', '.join(metrics)}.")
     return "\n".join(lines) + "\n"
 
 
 # ------------------------------------------------------------------------------------------------- running
 
 
-def run_ablation(path: Path, overrides: Sequence[str] = ()) -> Path:
+def run_ablation(path: Path, overrides: Sequence[str] = (), tell: Callable[[str], None] = lambda line: None) -> Path:
     """Trains and measures every case with every seed; goes on where it stopped.
+
+    Args:
+        tell: gets lines for a person: metrics that are left out, and why.
 
     Returns:
         The output folder: `records/CASE-SEED.json`, `summary.json`, `table.md` and `figures/`.
@@ -159,20 +181,31 @@ def run_ablation(path: Path, overrides: Sequence[str] = ()) -> Path:
     """
     config = load_section(AblationConfig, path, list(overrides))
     runs = {(case, seed): _training(config, path, case, seed) for seed in config.seeds for case in config.cases}
-    records = [_record(config, case, seed, training) for (case, seed), training in runs.items()]
+    metrics = _metrics(config, next(iter(runs.values())).data.crop, tell)
+    records = [_record(config, metrics, case, training) for (case, _), training in runs.items()]
     reference = next(iter(config.cases))
     summary = summarize(records, reference)
     write_whole(config.output / "summary.json", json.dumps(summary, indent=1))
-    write_whole(config.output / "table.md", markdown_table(summary, len(config.seeds)))
+    write_whole(config.output / "table.md", markdown_table(summary, len(config.seeds), [*metrics]))
     draw_figures(config, records)
     return config.output
+
+
+def _metrics(config: AblationConfig, side: int, tell: Callable[[str], None]) -> dict[str, Metric]:
+    """The metrics behind Quality, known before anything is trained."""
+    metrics, missing = usable_metrics(config.metrics, side)
+    for name, reason in missing.items():
+        tell(f"{name} is left out of Quality: {reason}")
+    if not metrics:
+        raise ConfigError(f"metrics: none of {', '.join(config.metrics)} can be had")
+    return metrics
 
 
 def _training(config: AblationConfig, path: Path, case: str, seed: int) -> DiffusionConfig:
     folder = config.output / "runs" / f"{case}-{seed}"
     own = [f"output={json.dumps(str(folder))}", f"seed={seed}"]
     try:
-        training = load_config(path.parent / config.base, [*config.cases[case], *own])
+        training = load_config(path.parent / config.base, [*config.training, *config.cases[case], *own])
     except ConfigError as error:
         raise ConfigError(f"{path}: cases.{case}: {error}") from error
     if not isinstance(training, DiffusionConfig):
@@ -180,26 +213,26 @@ def _training(config: AblationConfig, path: Path, case: str, seed: int) -> Diffu
     return training
 
 
-def _record(config: AblationConfig, case: str, seed: int, training: DiffusionConfig) -> Record:
+def _record(config: AblationConfig, metrics: Mapping[str, Metric], case: str, training: DiffusionConfig) -> Record:
     """The finished record if there is one of the same settings, else a new one."""
     from ..training.trainer import Trainer
 
-    file = config.output / "records" / f"{case}-{seed}.json"
-    settings = _fingerprint(config, training)
+    file = config.output / "records" / f"{case}-{training.seed}.json"
+    settings = _fingerprint(config, metrics, training)
     if file.exists():
         saved = json.loads(file.read_text())
         if saved.pop("settings") == settings:
             return _from_json(saved)
     file.parent.mkdir(parents=True, exist_ok=True)
     model = Trainer(training).run()
-    record = measure(config, training, case, model)
+    record = measure(config, metrics, training, case, model)
     write_whole(file, json.dumps({"settings": settings, **asdict(record)}, indent=1))
     return record
 
 
-def _fingerprint(config: AblationConfig, training: DiffusionConfig) -> str:
-    measured = config.model_dump(mode="json", include={"crops", "metrics", "steps"})
-    text = json.dumps([measured, training.model_dump(mode="json")], sort_keys=True)
+def _fingerprint(config: AblationConfig, metrics: Mapping[str, Metric], training: DiffusionConfig) -> str:
+    measured = config.model_dump(mode="json", include={"crops", "steps", "probed"})
+    text = json.dumps([measured, [*metrics], training.model_dump(mode="json")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -207,10 +240,12 @@ def _from_json(saved: dict[str, Any]) -> Record:
     """JSON has no integer keys and no tuples."""
     return Record(saved["case"], saved["seed"], saved["quality"], saved["awareness"],
                   [(images, loss) for images, loss in saved["curve"]],
-                  {int(steps): scores for steps, scores in saved["by_steps"].items()})
+                  {int(steps): scores for steps, scores in saved["by_steps"].items()},
+                  {int(block): accuracy for block, accuracy in saved["by_block"].items()})
 
 
-def measure(config: AblationConfig, training: DiffusionConfig, case: str, model: Path) -> Record:
+def measure(config: AblationConfig, metrics: Mapping[str, Metric], training: DiffusionConfig, case: str,
+            model: Path) -> Record:
     """Everything that the table and the figures need to know of one trained model.
 
     The tokens of the crop with the most instances are kept in `features/CASE-SEED.npz`, for Figure 1.
@@ -219,19 +254,17 @@ def measure(config: AblationConfig, training: DiffusionConfig, case: str, model:
     from . import probing
 
     pipeline = InstanceRSRPipeline.from_pretrained(model).to(choose_device(training.device))
-    metrics, missing = load_metrics(config.metrics)
-    if missing:  # a mean over other metrics would be another Quality
-        raise ConfigError("metrics: " + "; ".join(f"{name}: {reason}" for name, reason in missing.items()))
     crops = list(probing.held_out_crops(training, config.crops))
 
-    def sampled(steps: int) -> list[probing.Samples]:
-        layer = training.alignment.layer
+    def sampled(steps: int, layer: int = training.alignment.layer) -> list[probing.Samples]:
         return [probing.sample_crops(pipeline, batch, steps, layer, seed) for seed, batch in enumerate(crops)]
 
     samples = sampled(training.sampler.steps)
     by_steps = {steps: probing.quality(sampled(steps), metrics) for steps in _steps_of(config, case)}
+    blocks = range(1, training.transformer.depth + 1) if case in config.probed else ()
+    by_block = {block: probing.probe(sampled(training.sampler.steps, block)) for block in blocks}
     record = Record(case, training.seed, probing.quality(samples, metrics), probing.awareness(samples),
-                    _validation_curve(training.output), by_steps)
+                    _validation_curve(training.output), by_steps, by_block)
     richest = max(probing.patch_features(samples), key=lambda p: len(np.unique(p.ids[p.ids > 0])))
     folder = config.output / "features"
     folder.mkdir(parents=True, exist_ok=True)
@@ -258,13 +291,18 @@ def draw_figures(config: AblationConfig, records: Sequence[Record]) -> list[Path
     reference = next(iter(config.cases))
     first = {r.case: r for r in records if r.seed == config.seeds[0]}
     features = {case: np.load(config.output / "features" / f"{r.file}.npz") for case, r in first.items()}
-    shown = {case: PatchFeatures(f["tokens"], f["ids"]) for case, f in list(features.items())[:3]}
-    files += tsne_figure(shown, folder / "figure1-tsne")
+    shown = config.clouds or list(config.cases)[:3]
+    files += tsne_figure({case: PatchFeatures(features[case]["tokens"], features[case]["ids"]) for case in shown},
+                         folder / "figure1-tsne")
     base = {r.seed: r.quality for r in records if r.case == reference}
     if config.layers:
         rows = {layer: [relative_quality(r.quality, base[r.seed]) for r in records if r.case == case]
                 for case, layer in config.layers.items()}
         files += curve_figure({"": _series(rows)}, "aligned layer", "quality", folder / "figure4a-layers")
+    if config.probed:
+        curves = {case: _series({block: [r.by_block[block] for r in records if r.case == case]
+                                 for block in first[case].by_block}) for case in config.probed}
+        files += curve_figure(curves, "block", "accuracy of a linear probe", folder / "figure4a-probing")
     if config.steps:
         rows = {steps: [relative_quality(r.by_steps[steps], r.quality) for r in records if r.case == reference]
                 for steps in config.steps}

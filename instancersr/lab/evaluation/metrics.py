@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from instancersr.errors import UserError
+from instancersr.errors import UserError, reason
 from instancersr.installation import how_to_install
 
 PATIENCE = 60.0
@@ -87,6 +87,23 @@ def load_metrics(names: Sequence[str]) -> tuple[dict[str, Metric], dict[str, str
                              f"\"import pyiqa; pyiqa.create_metric('{spec.pyiqa_name}')\"")
         except Exception as error:  # hubs, downloads and torch.load have their own exceptions
             missing[name] = f"its weights are missing and could not be fetched ({type(error).__name__})"
+    return loaded, missing
+
+
+def usable_metrics(names: Sequence[str], side: int) -> tuple[dict[str, Metric], dict[str, str]]:
+    """As `load_metrics`; those that cannot score pictures of so many pixels a side are missing as well.
+
+    Raises:
+        UserError: a name is unknown.
+    """
+    loaded, missing = load_metrics(names)
+    picture = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    for name, metric in [*loaded.items()]:
+        try:
+            metric(picture, picture.flip(3))
+        except Exception as error:  # each metric has its own way to refuse
+            del loaded[name]
+            missing[name] = f"it cannot score {side}x{side} pixels ({reason(error)})"
     return loaded, missing
 
 

@@ -82,13 +82,18 @@ def quality(samples: Sequence[Samples], metrics: Mapping[str, Any]) -> dict[str,
 
 
 def awareness(samples: Sequence[Samples]) -> dict[str, float]:
-    """`map`, `probe` and `awareness`, their mean; half of the crops train the probe."""
+    """`map`, `probe` and `awareness`, their mean."""
     qualities = [map_quality(truth, predicted) for s in samples
                  for truth, predicted in zip(s.true_ids, s.predicted_ids, strict=True)]
+    scores = {"map": float(np.nanmean(qualities)), "probe": probe(samples)}
+    return scores | {"awareness": (scores["map"] + scores["probe"]) / 2}
+
+
+def probe(samples: Sequence[Samples]) -> float:
+    """Accuracy of a linear probe on the tokens, which half of the crops train; see `probe_accuracy`."""
     pictures = patch_features(samples)
     half = len(pictures) // 2
-    scores = {"map": float(np.nanmean(qualities)), "probe": probe_accuracy(pictures[:half], pictures[half:])}
-    return scores | {"awareness": (scores["map"] + scores["probe"]) / 2}
+    return probe_accuracy(pictures[:half], pictures[half:])
 
 
 def patch_features(samples: Sequence[Samples]) -> list[PatchFeatures]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 import torch
-from scipy.fft import next_fast_len
+from scipy.fft import irfft2, next_fast_len, rfft2
 from torch import Tensor
 
 from instancersr.instances.codes import LUMA
@@ -319,11 +319,9 @@ def _filter_by_frequencies(padded: np.ndarray, kernel: np.ndarray) -> np.ndarray
     """What the kernel gives where it lies within (H + 2 pad, W + 2 pad, 3): (H, W, 3)."""
     height, width, reach = *padded.shape[:2], len(kernel) - 1
     size = [next_fast_len(side, real=True) for side in (height, width)]
-    picture = torch.from_numpy(padded).permute(2, 0, 1).contiguous()
-    flipped = torch.from_numpy(np.ascontiguousarray(kernel[::-1, ::-1], np.float32))  # others correlate
-    spectrum = torch.fft.rfft2(picture, s=size) * torch.fft.rfft2(flipped, s=size)
-    filtered = torch.fft.irfft2(spectrum, s=size)[:, reach:height, reach:width]
-    return filtered.permute(1, 2, 0).contiguous().numpy()
+    spectrum = rfft2(padded, size, axes=(0, 1))
+    spectrum *= rfft2(kernel[::-1, ::-1].astype(np.float32), size)[..., None]  # flipped, as the others correlate
+    return irfft2(spectrum, size, axes=(0, 1), overwrite_x=True)[reach:height, reach:width]
 
 
 def _trimmed(kernel: np.ndarray) -> np.ndarray:
@@ -407,8 +405,8 @@ def poisson(rate: Tensor, generator: torch.Generator) -> Tensor:
     """
     normal = torch.randn(rate.shape, generator=generator)
     numbers = rate.sqrt().mul_(normal).add_(rate).add_(normal.square_().sub_(1).div_(6)).round_()
-    dark = rate < BRIGHT
-    numbers[dark] = torch.poisson(rate[dark], generator)
+    dark = (rate.flatten() < BRIGHT).nonzero()[:, 0]  # found once: a mask would be searched at each use
+    numbers.view(-1)[dark] = torch.poisson(rate.flatten()[dark], generator)
     return numbers
 
 

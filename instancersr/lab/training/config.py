@@ -373,6 +373,8 @@ AnyTrainConfig = AutoencoderConfig | RestorationConfig | DiffusionConfig | MapCo
 def load_config(path: Path, overrides: Sequence[str] = ()) -> AnyTrainConfig:
     """Reads a training configuration and applies `a.b=value` overrides (values are YAML).
 
+    A file may name another one, beside it, that it `extends`: what it says itself goes before.
+
     Raises:
         ConfigError: the file is missing or no YAML, or a key is unknown, missing or of the wrong type.
     """
@@ -389,20 +391,38 @@ def load_section(kind: type[S], path: Path, overrides: Sequence[str] = ()) -> S:
 
 
 def _validated(adapter: TypeAdapter, path: Path, overrides: Sequence[str], discriminator: str | None = None) -> Any:
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({reason(error)})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected keys and values, such as `task: restoration`")
+    values = _read(Path(path))
     for override in overrides:
         _apply(values, override)
     try:
         return adapter.validate_python(values)
     except ValidationError as error:
         raise ConfigError(f"{path}: {_describe(error, discriminator)}") from error
+
+
+def _read(path: Path, readers: tuple[Path, ...] = ()) -> dict:
+    """What a file says, over what the one that it extends says; `readers` are those that extend it."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({reason(error)})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values, such as `task: restoration`")
+    extended = values.pop("extends", None)
+    if extended is None:
+        return values
+    if not isinstance(extended, str) or path.parent / extended in (*readers, path):
+        raise ConfigError(f"{path}: extends: expected the name of another file, which does not extend this one")
+    return _merged(_read(path.parent / extended, (*readers, path)), values)
+
+
+def _merged(below: dict, above: dict) -> dict:
+    """Sections are merged key by key, everything else is replaced."""
+    both = {key: _merged(below[key], value) for key, value in above.items()
+            if isinstance(value, dict) and isinstance(below.get(key), dict)}
+    return below | above | both
 
 
 def _apply(values: dict, override: str) -> None:

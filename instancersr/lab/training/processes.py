@@ -69,6 +69,21 @@ class Processes:
         """Until all processes have come here."""
         self._state.wait_for_everyone()
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """The run of all processes, who leave their group at its end, or when a signal ends it.
+
+        Whoever does not leave may be aborted while Python ends, by a thread of gloo that still holds the tensors of the
+        last collective (github.com/pytorch/pytorch/pull/179291); the busier the machine, the likelier. After an error
+        nobody leaves: the others may be in a collective, and leaving would wait for them.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._state.destroy_process_group()
+            raise
+        self._state.destroy_process_group()
+
     def mean(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The mean over all processes of scalars, which have the same names everywhere."""
         if self.count == 1 or not values:

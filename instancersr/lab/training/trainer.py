@@ -85,18 +85,18 @@ class Trainer:
 
     def run(self) -> Path:
         """Trains to the end, or to the signal that ends it; returns the exported folder."""
-        output = self.config.output
-        output.mkdir(parents=True, exist_ok=True)
-        checkpoints = list_checkpoints(output)
-        if checkpoints:
-            self._resume(checkpoints[-1])
-        if self.processes.is_main:
-            record_start(self.config, self.processes, self.state.images)
-        with Display(output, self.config.images, self.state.images, self.processes.is_main,
-                     self.config.log.wandb) as display, self._signals():
-            self._note_skipped(getattr(self.photos, "skipped", []), display)
-            self._loop(display)
-        return self._export()
+        with self.processes.together():
+            self.config.output.mkdir(parents=True, exist_ok=True)
+            checkpoints = list_checkpoints(self.config.output)
+            if checkpoints:
+                self._resume(checkpoints[-1])
+            if self.processes.is_main:
+                record_start(self.config, self.processes, self.state.images)
+            with Display(self.config.output, self.config.images, self.state.images, self.processes.is_main,
+                         self.config.log.wandb) as display, self._signals():
+                self._note_skipped(getattr(self.photos, "skipped", []), display)
+                self._loop(display)
+            return self._export()
 
     # ----------------------------------------------------------------------------- beginning, going on
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from instancersr.lab.data.prepare.run import prepare_photos
+from instancersr.lab.data.prepare.sample import Settings
 from instancersr.lab.evaluation.ablation import (
     AblationConfig,
     Record,
@@ -59,23 +61,26 @@ def test_summary_compares_within_a_seed():
     assert summary["other"]["quality"] == pytest.approx((0.5, 0.5, 0.5))  # half in each seed, so no spread
     assert summary["other"]["awareness"] == pytest.approx((0.5, 0.5, 0.5))
     assert summary["default"]["awareness"][0] == pytest.approx(0.7)
-    table = markdown_table(summary, 2)
-    assert "| other | 0.500 (0.500 to 0.500) | 1.000" in table
+    table = markdown_table(summary, 2, ["psnr"])
+    assert "| other | 0.500 (0.500 to 0.500) | 1.000" in table and "Quality is over psnr." in table
 
 
 @pytest.fixture(scope="module")
 def mini(photo_folder, tiny_model, tmp_path_factory) -> Path:
-    """An ablation of minutes on two cores, here of seconds: three cases, one seed."""
+    """An ablation of minutes on two cores, here of seconds: three cases, one seed, on shards that are read in place."""
     folder = tmp_path_factory.mktemp("ablation")
+    prepare_photos(photo_folder, folder / "shards", Settings(size=128), shard_photos=2, workers=1)
     base = {"task": "diffusion", "output": "unused", "images": 16, "batch": 4, "device": "cpu", "precision": "fp32",
             "autoencoder": str(tiny_model / "autoencoder"), "restoration": str(tiny_model / "restoration"),
             "transformer": {"width": 32, "depth": 2, "heads": 2, "control_depth": 1},
             "alignment": {"layer": 1}, "sampler": {"steps": 2},
-            "data": {"photos": str(photo_folder), "cache": str(folder / "cache"), "crop": 64, "workers": 0},
+            "data": {"photos": str(folder / "shards"), "stream": True, "cache": str(folder / "cache"), "crop": 64,
+                     "workers": 0},
             "optimizer": {"lr": 1.0e-3, "warmup_images": 0},
             "log": {"checkpoint_images": 8, "sample_images": 8, "validation_crops": 4}}
     (folder / "base.yaml").write_text(yaml.safe_dump(base))
     config = {"base": "base.yaml", "output": str(folder / "out"), "seeds": [0], "crops": 16, "metrics": ["psnr"],
+              "training": ["alignment.scale_weight=0.2"], "probed": ["default", "no-mask"], "clouds": ["no-mask"],
               "cases": {"default": [], "no-mask": ["mask_modelling=false"], "layer-2": ["alignment.layer=2"]},
               "steps": [1, 3], "layers": {"default": 1, "layer-2": 2}}
     (folder / "mini.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
@@ -88,11 +93,22 @@ def finished(mini) -> Path:
     return run_ablation(mini)
 
 
-def test_the_shipped_ablation_is_valid():
-    path = Path(__file__).parents[3] / "configs" / "ablations" / "mini.yaml"
+@pytest.mark.parametrize("name", ["mini", "long"])
+def test_the_shipped_ablations_are_valid(name):
+    path = Path(__file__).parents[3] / "configs" / "ablations" / f"{name}.yaml"
     config = load_section(AblationConfig, path)
     for overrides in config.cases.values():
-        load_config(path.parent / config.base, overrides)
+        load_config(path.parent / config.base, [*config.training, *overrides])
+
+
+def test_the_long_ablation_has_the_cases_of_the_short_one_with_ten_times_the_crops():
+    folder = Path(__file__).parents[3] / "configs" / "ablations"
+    short, long = (load_section(AblationConfig, folder / f"{name}.yaml") for name in ("mini", "long"))
+    assert list(long.cases)[: len(short.cases)] == list(short.cases) and long.seeds == [0, 1, 2]
+    images = [load_config(folder / config.base, config.training).images for config in (short, long)]
+    assert images[1] == 10 * images[0] and long.output != short.output
+    kind = load_config(folder / long.base, [*long.training, *long.cases["stablesr-kind"]])
+    assert (kind.mask_modelling, kind.alignment.weight, kind.alignment.scale_weight) == (False, 0, 0)
 
 
 def test_ablation_from_training_to_table_and_figures(finished):
@@ -103,9 +119,18 @@ def test_ablation_from_training_to_table_and_figures(finished):
         assert 0 < row["awareness"][0] < 1 and 0 < row["quality"][0] < 10
     record = json.loads((finished / "records" / "default-0.json").read_text())
     assert [images for images, _ in record["curve"]] == [8, 16] and set(record["by_steps"]) == {"1", "3"}
+    assert set(record["by_block"]) == {"1", "2"}  # one after the other, of the one model
+    assert record["by_block"]["1"] == pytest.approx(record["awareness"]["probe"])  # block 1 is the aligned one
+    case = json.loads((finished / "runs" / "default-0" / "run.json").read_text())["starts"][0]["config"]
+    assert case["alignment"]["scale_weight"] == 0.2
     drawn = {path.name for path in (finished / "figures").iterdir()}
-    assert drawn == {f"figure{name}.{kind}" for name in ("1-tsne", "4a-layers", "4b-steps", "4c-progress")
+    assert drawn == {f"figure{name}.{kind}" for name in ("1-tsne", "4a-layers", "4a-probing", "4b-steps", "4c-progress")
                      for kind in ("png", "svg")}
+
+
+def test_no_photo_is_decoded_into_a_cache(finished):
+    """Neither by training nor by a measuring step: the shards are read in place, by the index beside them."""
+    assert (finished.parent / "shards" / "index.npy").exists() and not (finished.parent / "cache").exists()
 
 
 def test_without_mask_modelling_the_map_is_ignored(finished):
@@ -128,6 +153,8 @@ def test_a_second_run_trains_and_measures_nothing(finished, mini, monkeypatch):
     ("crop=3", "crop: unknown key"),
     ("metrics=[psrn]", "metrics: .*'psrn' is unknown"),
     ("cases.no-mask=[mask_modeling=false]", "cases.no-mask: .*mask_modeling: unknown key"),
+    ("probed=[defualt]", "probed: there is no case 'defualt'"),
+    ("metrics=[fid]", "'fid' is unknown or no metric of single pictures"),
     ("base=nowhere.yaml", "nowhere.yaml: cannot be read"),
 ])  # fmt: skip
 def test_a_bad_configuration_names_the_key_before_anything_is_trained(mini, override, named):

@@ -31,6 +31,23 @@ def test_overrides_reach_sections(file):
     assert config.data.presets == {"camera": 1}
 
 
+def test_a_file_goes_before_the_one_it_extends_and_overrides_before_both(file):
+    child = file.with_name("child.yaml")
+    child.write_text("extends: config.yaml\nimages: 20\ndata: {crop: 64}\noptimizer: {lr: 1.0e-3}\n")
+    config = load_config(child, ["images=30"])
+    assert (config.images, config.data.crop, config.data.photos, config.optimizer.lr) == (30, 64, "photos", 1e-3)
+    assert load_config(child).images == 20 and load_config(file).images == 10
+
+
+@pytest.mark.parametrize(("extended", "message"), [
+    ("nowhere.yaml", "nowhere.yaml: cannot be read"), ("config.yaml", "extends: expected the name of another file"),
+    ("[1]", "extends: expected the name")])
+def test_what_cannot_be_extended_is_named(file, extended, message):
+    file.write_text(f"{VALID}extends: {extended}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_config(file)
+
+
 @pytest.mark.parametrize(("override", "message"), [
     ("bach=3", r"bach: unknown key"),
     ("optimizer.learning_rate=1", r"optimizer\.learning_rate: unknown key"),
