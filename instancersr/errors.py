@@ -23,14 +23,15 @@ class UserError(Exception):
 
 
 class ModelError(UserError):
-    """The model cannot be loaded: no picture can be done."""
+    """The model cannot be loaded, or a package is missing: no picture can be done."""
 
 
-def how_to_install(extra: str = "") -> str:
+def how_to_install(extra: str = "", *others: str) -> str:
     """The commands that install this program with an extra part: it is not on the package index.
 
     Args:
         extra: such as "train"; empty for the program alone.
+        others: packages of the index beside it.
     """
     from importlib.metadata import PackageNotFoundError, version
 
@@ -38,18 +39,19 @@ def how_to_install(extra: str = "") -> str:
         number = version("instancersr")
     except PackageNotFoundError:
         number = "VERSION"
-    part = extra and f"[{extra}]"
-    return (f"in a copy of the repository: pip install '.{part}'; "
-            f"from a wheel: pip install './instancersr-{number}-py3-none-any.whl{part}'")
+    part, beside = extra and f"[{extra}]", "".join(f" {name}" for name in others)
+    return (f"in a copy of the repository: pip install '.{part}'{beside}; "
+            f"from a wheel: pip install './instancersr-{number}-py3-none-any.whl{part}'{beside}")
 
 
-class MissingPackage(UserError):
+class MissingPackage(ModelError):
     """A command needs an optional part of the installation.
 
     Args:
         error: the import that failed.
         extra: the part of the package that brings it.
+        others: packages of the index that it needs beside that part.
     """
 
-    def __init__(self, error: ImportError, extra: str):
-        super().__init__(f"this needs more packages ({error}); {how_to_install(extra)}")
+    def __init__(self, error: ImportError, extra: str, *others: str):
+        super().__init__(f"this needs more packages ({error}); {how_to_install(extra, *others)}")
