@@ -64,14 +64,22 @@ class Changes:
         return Changes({each: value for each, value in self.settings.items() if each not in others}, merged)
 
     @property
+    def asked(self) -> list[tuple[int, Setting]]:
+        """The objects that are not as they were, in the order in which they were changed."""
+        return [(number, setting) for number, setting in self.settings.items() if setting != Setting()]
+
+    @property
     def edits(self) -> list[Edit]:
         return [Edit(number, strength=setting.strength if setting.strength != 1 else None, seed=setting.seed)
-                for number, setting in self.settings.items() if setting != Setting()]
+                for number, setting in self.asked]
 
     def draws_as(self, other: Changes) -> bool:
         """Whether the picture is the same: merging alone changes nothing in it."""
-        drawn = [[(edit, each.merged.get(edit.target)) for edit in each.edits] for each in (self, other)]
-        return drawn[0] == drawn[1]
+        return self._drawn == other._drawn
+
+    @property
+    def _drawn(self) -> list[tuple[int, Setting, tuple[int, ...]]]:
+        return [(number, setting, self.merged.get(number, (number,))) for number, setting in self.asked]
 
 
 @dataclass(frozen=True)

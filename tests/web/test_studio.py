@@ -7,7 +7,7 @@ from skimage import data
 
 from instancersr.edits import Edit
 from instancersr.errors import UserError
-from instancersr.loading import load_upscaler
+from instancersr.loading import installed_segmenter, load_upscaler
 from instancersr.web.jobs import Job
 from instancersr.web.session import Changes, Session, Setting
 from instancersr.web.studio import Options, Studio, compare_with, go_to
@@ -124,3 +124,18 @@ def test_a_segmenter_finds_the_objects_where_it_is_asked_for(upscaler, tmp_path)
         options = Options(4, "balanced", None, ".png", segmented=segmented)
         _, result = studio.enlarge(Session(tmp_path), [tmp_path / "a.png"], options, Job("me"))
         assert np.array_equal(result.ids, ids) == segmented
+
+
+def test_sam_is_offered_where_its_packages_and_weights_are(tmp_path, monkeypatch):
+    """The folder is laid out as the hub's client lays out its cache."""
+    pytest.importorskip("torchvision")
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert installed_segmenter() is None
+    cached = tmp_path / "models--facebook--sam-vit-base"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0123abcd")
+    (cached / "snapshots" / "0123abcd").mkdir(parents=True)
+    (cached / "snapshots" / "0123abcd" / "model.safetensors").touch()
+    assert installed_segmenter() == "facebook/sam-vit-base"
