@@ -33,10 +33,12 @@ def upscaler(tiny_model):
 
 @pytest.fixture
 def enlarged(upscaler, tmp_path):
-    """Studio, session and the result of a small photo."""
+    """Studio, session and the result of a small photo with three objects side by side."""
     Image.fromarray(data.astronaut()[40:64, 200:232]).save(tmp_path / "a.png")
-    studio, session = Studio(upscaler, 1_000_000), Session(tmp_path)
-    outcome, result = studio.enlarge(session, [tmp_path / "a.png"], Options(4, "balanced", None, ".png"), Job("me"))
+    studio, session = Studio(upscaler, 1_000_000, lambda: lambda rgb: thirds), Session(tmp_path)
+    thirds = np.repeat([1, 2, 3], [48, 40, 40]).astype(np.int32) * np.ones((96, 1), np.int32)
+    options = Options(4, "balanced", None, ".png", segmented=True)
+    outcome, result = studio.enlarge(session, [tmp_path / "a.png"], options, Job("me"))
     assert outcome.problems == []
     return studio, session, result
 
