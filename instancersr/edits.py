@@ -16,6 +16,7 @@ import scipy  # loads its parts when they are first used
 
 from .geometry import LATENT, LR_LATENT, LR_TOKEN, SCALE, TOKEN
 from .images.reading import ImageError, read_image
+from .instances.maps import check_present
 from .tiling import Tile, blend_window
 
 if TYPE_CHECKING:
@@ -136,15 +137,8 @@ def find_object(target: Any, ids: np.ndarray) -> np.ndarray:
         raise ValueError(f"target {target!r}: neither an id, nor a point (x, y), nor a mask") from error
     mask = ids == number
     if not mask.any():
-        raise ValueError(f"object {number}: not in the instance map, which has {_as_ranges(ids)}")
+        check_present([number], ids)
     return mask
-
-
-def _as_ranges(ids: np.ndarray) -> str:
-    present = np.unique(ids)
-    if len(present) == present[-1] - present[0] + 1:
-        return f"{present[0]} to {present[-1]}"
-    return f"{len(present)} ids up to {present[-1]}"
 
 
 def read_target(text: str, size: tuple[int, int], output_size: tuple[int, int]) -> Target:

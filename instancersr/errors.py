@@ -18,19 +18,20 @@ class UserError(Exception):
 
 
 class ModelError(UserError):
-    """The model cannot be loaded: no picture can be done."""
+    """The model cannot be loaded, or a package is missing: no picture can be done."""
 
 
-class MissingPackage(UserError):
+class MissingPackage(ModelError):
     """A command needs an optional part of the installation.
 
     Args:
         error: the import that failed.
         extra: the part of the package that brings it.
+        others: packages of the index that it needs beside that part.
     """
 
-    def __init__(self, error: ImportError, extra: str):
-        super().__init__(f"this needs more packages ({error}); {how_to_install(extra)}")
+    def __init__(self, error: ImportError, extra: str, *others: str):
+        super().__init__(f"this needs more packages ({error}); {how_to_install(extra, *others)}")
 
 
 def first_line(error: BaseException, after: str = "") -> str:

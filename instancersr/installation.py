@@ -13,12 +13,14 @@ def installed_version(package: str = "instancersr") -> str | None:
         return None
 
 
-def how_to_install(extra: str = "") -> str:
+def how_to_install(extra: str = "", *others: str) -> str:
     """The commands that install this program with an extra part: it is not on the package index.
 
     Args:
         extra: such as "train"; empty for the program alone.
+        others: packages of the index beside it.
     """
-    part = extra and f"[{extra}]"
-    return (f"in a copy of the repository: pip install '.{part}'; "
-            f"from a wheel: pip install './instancersr-{installed_version() or 'VERSION'}-py3-none-any.whl{part}'")
+    part, beside = extra and f"[{extra}]", "".join(f" {name}" for name in others)
+    wheel = f"./instancersr-{installed_version() or 'VERSION'}-py3-none-any.whl"
+    return (f"in a copy of the repository: pip install '.{part}'{beside}; "
+            f"from a wheel: pip install '{wheel}{part}'{beside}")

@@ -11,30 +11,43 @@ from typing import Any, Literal
 from PIL import Image
 
 from .cores import cores_are_busy
-from .errors import ModelError, UserError, first_line
+from .errors import MissingPackage, ModelError, UserError, first_line
 from .model import Model, find_model
 from .presets import Device, EngineName
-from .upscaler import Picture, Upscaler
+from .upscaler import Picture, Segmenter, Upscaler
 
 TORCH_DEVICES = ("cuda", "mps", "cpu")
 """The best first."""
 
 
-def upscale(image: Picture, scale: float = 4, **options: Any) -> Image.Image:
+SAM = "facebook/sam-vit-base"
+"""The hub's smallest of the first Segment Anything models; 375 MB."""
+SAM_PACKAGES = ("transformers", "torchvision")
+"""What it needs beside the extra `torch`; torchvision only fits the torch of its own release."""
+POINTS_PER_BATCH = 16
+"""Of the points that a segmenter is asked for, at once: 200 bytes of memory for each pixel that it sees."""
+
+
+def upscale(image: Picture, scale: float = 4, *, segmenter: str | Segmenter | None = None,
+            **options: Any) -> Image.Image:
     """Upscales one picture with the weights in this package.
 
     Args:
         image, scale: as for `Upscaler`.
+        segmenter: as for `Upscaler`, or a name as for `load_segmenter`.
         options: its other arguments; instead of a `seed` a torch.Generator as `generator`.
 
     Raises:
         ValueError, ImageError: as the upscaler.
+        ModelError: the segmenter cannot be loaded.
     """
+    if isinstance(segmenter, str):
+        segmenter = load_segmenter(segmenter)
     if "generator" in options:
         from .lab.pipeline import seed_of
 
         options["seed"] = seed_of(options.pop("generator"))
-    return _builtin()(image, scale, **({"instances": False} | options)).images[0]
+    return _builtin()(image, scale, segmenter=segmenter, **({"instances": False} | options)).images[0]
 
 
 @lru_cache(maxsize=1)
@@ -62,6 +75,35 @@ def load_upscaler(model: str = "builtin", device: Device = "auto", threads: int 
         raise
     except Exception as error:  # the hub, ONNX Runtime, safetensors and JSON have their own exceptions
         raise ModelError(f"cannot load the model {model}: {first_line(error)}") from error
+
+
+@lru_cache(maxsize=1)
+def load_segmenter(name: str, device: Device = "auto") -> Segmenter:
+    """A Segment Anything model as a segmenter for `Upscaler`.
+
+    Args:
+        name: hub id of a SAM or SAM 2, such as facebook/sam-vit-base, or a folder in the layout of `transformers`.
+        device: where it computes; one that torch does not know is the best that it does.
+
+    Raises:
+        ModelError: the weights or packages that it needs are missing.
+    """
+    _quiet_libraries()
+    try:
+        from .lab.method.models.teachers import SamMasks
+    except ImportError as error:
+        raise MissingPackage(error, "torch", *SAM_PACKAGES) from error
+    where = pick_torch_device(device if device in TORCH_DEVICES else "auto")
+    return SamMasks(name, where, points_per_batch=POINTS_PER_BATCH).find_objects
+
+
+def installed_segmenter() -> str | None:
+    """The name of SAM where its weights and packages are on this machine; nothing large is imported for the answer."""
+    if any(find_spec(name) is None for name in ("torch", "diffusers", *SAM_PACKAGES)):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    return SAM if isinstance(try_to_load_from_cache(SAM, "model.safetensors"), str) else None
 
 
 def pick_engine(model: Model, device: Device, engine: EngineName = "auto") -> Literal["onnx", "torch"]:
@@ -109,8 +151,7 @@ def _load_onnx(model: Model, device: Device, threads: int | None, shared: bool) 
 
 
 def _load_torch(model: str, device: Device, threads: int | None) -> Upscaler:
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    _quiet_libraries()
     import torch
 
     from .lab.pipeline import InstanceRSRPipeline
@@ -119,6 +160,12 @@ def _load_torch(model: str, device: Device, threads: int | None) -> Upscaler:
         torch.set_num_threads(threads)
     pipeline: Any = InstanceRSRPipeline.from_pretrained(model)
     return pipeline.to(pick_torch_device(device)).upscaler
+
+
+def _quiet_libraries() -> None:
+    """Keeps what the hub's libraries log to errors; to be said before their import."""
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def pick_torch_device(device: Device) -> str:

@@ -36,6 +36,7 @@ from .images.compression import jpeg_quality
 from .images.pixels import Photo, to_photo
 from .images.reading import read_image
 from .instances.codes import decode_id_map
+from .instances.maps import merge_objects, resize_ids
 from .instances.regions import segment
 from .recipe import BEST_STEPS, QUALITIES, Defaults, Quality, Recipe, check, check_choice
 from .sampling import Known, NoiseField, Schedule, sample
@@ -43,6 +44,8 @@ from .tiling import IdCanvas, Tile, TileCanvas, fitted_side, plan_tiles
 
 Picture = Image.Image | np.ndarray | str | os.PathLike | Photo
 Progress = Callable[[int, int], None]
+Segmenter = Callable[[np.ndarray], np.ndarray]
+"""Finds the objects of a picture: (H, W, 3) uint8 -> (H, W) int32 instance ids, 0 = none."""
 
 TILE, SMALLEST_TILE = 128, 32
 """Side of a tile in LR pixels, and how small it may become when memory runs out."""
@@ -92,7 +95,8 @@ class Upscaler:
                  color_fix: str = "wavelet", tile: int | None = None, tile_batch: int = 1,
                  progress: Progress | None = None, *, quality: Quality | None = None, strength: float = 1.0,
                  edits: Sequence[Edit] = (), keep_latents: bool = False, overlap: int = OVERLAP,
-                 instances: bool = True, denoise: float | None = None) -> Upscaled:
+                 instances: bool = True, denoise: float | None = None, merge: Sequence[Sequence[int]] = (),
+                 segmenter: Segmenter | None = None) -> Upscaled:
         """Upscales one picture.
 
         Args:
@@ -119,9 +123,13 @@ class Upscaler:
             instances: whether the instance map is wanted, which costs time; the photo is the same.
             denoise: how much noise and grain is taken off: 0 keeps it, 1 takes off as much as can be. None: as the
                 photo's own damage asks for, where the model has the control.
+            merge: groups of ids of the map; each group becomes one object, under the id that it names first, before
+                the edits.
+            segmenter: finds the objects in the finished picture; None for the model's own map.
 
         Raises:
-            ValueError: an argument is out of its range, or an edit names what is not there.
+            ValueError: an argument is out of its range, an edit or a merge names what is not there, or the segmenter's
+                map has another size than the picture.
             ModelError: `denoise` is given, and the model has no grain parts.
             ImageError: the file cannot be read.
             MemoryError: not even the smallest tiles can be computed.
@@ -130,18 +138,21 @@ class Upscaler:
         quality = self.defaults.quality if quality is None else quality
         check_choice("quality", quality, QUALITIES)
         steps = BEST_STEPS if quality == "best" else self.defaults.steps
-        keep = keep_latents or len(edits) > 0
+        keep, maps = keep_latents or len(edits) > 0, instances or len(edits) > 0
         fast = (quality == "fast" and self.engine.finishes and num_inference_steps is None and start_from == "noise"
                 and not keep)
         if denoise is None and self.denoises:
             denoise = automatic_denoise(photo.rgb, photo.quality)
         recipe = Recipe(scale, steps if num_inference_steps is None else num_inference_steps, seed, start_from,
                         self.defaults.fidelity if fidelity is None else fidelity, strength, color_fix, tile, tile_batch,
-                        overlap, not fast, instances or len(edits) > 0, keep, denoise)
+                        overlap, not fast, maps and segmenter is None, keep, denoise)
         check(recipe)
         upscaler = self._denoising(recipe)
         kept = upscaler._upscale(photo.rgb, recipe, progress)
         out = upscaler._render(kept, progress)
+        if segmenter is not None and maps:
+            out = replace(out, instances=[_find_objects(segmenter, out.images[0])])
+        out = replace(out, instances=[merge_objects(ids, merge) for ids in out.instances])
         if edits:
             out = self.edit(out, edits, progress)
         return replace(out, instances=out.instances if instances else [], kept=out.kept if keep_latents else None)
@@ -395,10 +406,16 @@ def _resized(picture: np.ndarray, ids: np.ndarray | None, size: list[int]) -> tu
     if list(picture.shape[:2]) == size:
         return picture, ids
     height, width = size
-    if ids is not None:  # the nearest pixel's, between centres
-        rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, ids.shape, strict=True))
-        ids = ids[np.ix_(rows, columns)]
+    ids = None if ids is None else resize_ids(ids, size)
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)), ids
+
+
+def _find_objects(segmenter: Segmenter, picture: Image.Image) -> np.ndarray:
+    rgb = np.asarray(picture)
+    ids = segmenter(rgb)
+    if ids.shape != rgb.shape[:2]:
+        raise ValueError(f"segmenter: its map is {ids.shape}, the picture {rgb.shape[:2]}")
+    return ids
 
 
 def _groups(tiles: list[Tile], size: int) -> Iterator[list[Tile]]:

@@ -113,3 +113,34 @@ def small_sam(tmp_path_factory) -> Path:
     SamImageProcessor(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64},
                       mask_size={"longest_edge": 16}, mask_pad_size={"height": 16, "width": 16}).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_sam2(tmp_path_factory) -> Path:
+    """A small random SAM 2, likewise."""
+    pytest.importorskip("torchvision", reason="SAM's processor needs torchvision")
+    from transformers import (
+        Sam2Config,
+        Sam2HieraDetConfig,
+        Sam2ImageProcessor,
+        Sam2MaskDecoderConfig,
+        Sam2Model,
+        Sam2PromptEncoderConfig,
+        Sam2VisionConfig,
+    )
+
+    backbone = Sam2HieraDetConfig(hidden_size=8, image_size=[64, 64], blocks_per_stage=[1, 1, 2, 1],
+                                  embed_dim_per_stage=[8, 16, 32, 64], num_attention_heads_per_stage=[1, 1, 2, 2],
+                                  window_size_per_stage=[4, 2, 2, 2], global_attention_blocks=[3],
+                                  window_positional_embedding_background_size=[2, 2])
+    vision = Sam2VisionConfig(backbone_config=backbone, backbone_channel_list=[64, 32, 16, 8], fpn_hidden_size=32,
+                              backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]])
+    prompt = Sam2PromptEncoderConfig(hidden_size=32, image_size=64, mask_input_channels=4)
+    decoder = Sam2MaskDecoderConfig(hidden_size=32, mlp_dim=16, num_hidden_layers=1, num_attention_heads=2,
+                                    iou_head_depth=2, iou_head_hidden_dim=8)
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("sam2")
+    Sam2Model(Sam2Config(vision_config=vision, prompt_encoder_config=prompt,
+                         mask_decoder_config=decoder)).save_pretrained(folder)
+    Sam2ImageProcessor(size={"height": 64, "width": 64}, mask_size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder

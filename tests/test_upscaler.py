@@ -47,6 +47,13 @@ def pixels(out) -> np.ndarray:
     return np.asarray(out.images[0]).astype(int)
 
 
+def halves(rgb: np.ndarray) -> np.ndarray:
+    """A segmenter: what is above the middle is object 5, the rest none."""
+    ids = np.zeros(rgb.shape[:2], np.int32)
+    ids[: len(rgb) // 2] = 5
+    return ids
+
+
 FULL = ["restore", "encode", "denoise", "decode", "decode_map", "pair_odds"]
 
 
@@ -55,6 +62,7 @@ FULL = ["restore", "encode", "denoise", "decode", "decode_map", "pair_odds"]
     ({"instances": False}, ["restore", "encode", "denoise", "decode"]),
     ({"quality": "fast", "instances": False}, ["restore", "finish"]),
     ({"quality": "fast"}, ["restore", "encode", "denoise", "finish", "decode_map", "pair_odds"]),
+    ({"quality": "fast", "segmenter": halves}, ["restore", "finish"]),
     ({"quality": "fast", "num_inference_steps": 2, "instances": False},
      ["restore", "encode", "denoise", "denoise", "decode"]),
     ({"quality": "best", "instances": False}, ["restore", "encode", *["denoise"] * 4, "decode"]),
@@ -118,3 +126,37 @@ def test_edits_of_what_was_not_kept_are_refused(upscaler, photo):
     out = upscaler(photo, instances=False, keep_latents=True)
     with pytest.raises(ValueError, match="keep_latents=True and instances"):
         upscaler.edit(out, [Edit(1, strength=0.5)])
+
+
+# ------------------------------------------------------------------------------------------------ objects
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_a_segmenter_sees_the_finished_picture_and_its_objects_are_edited(upscaler, photo, scale):
+    seen = []
+
+    def segmenter(rgb):
+        seen.append(rgb.copy())
+        return halves(rgb)
+
+    plain = upscaler(photo, scale)
+    out = upscaler(photo, scale, segmenter=segmenter, edits=[Edit(5, strength=0)])
+    np.testing.assert_array_equal(seen[0], np.asarray(plain.images[0]))
+    np.testing.assert_array_equal(out.instances[0], halves(seen[0]))
+    masked = upscaler(photo, scale, edits=[Edit(halves(seen[0]) == 5, strength=0)])
+    np.testing.assert_array_equal(pixels(out), pixels(masked))
+    assert not np.array_equal(pixels(out), pixels(plain))
+
+
+def test_a_segmenters_map_of_another_size_is_refused(upscaler, photo):
+    with pytest.raises(ValueError, match=r"segmenter: its map is \(64, 160\), the picture \(128, 160\)"):
+        upscaler(photo, segmenter=lambda rgb: halves(rgb)[::2])
+
+
+def test_objects_are_merged_before_they_are_edited(upscaler, photo):
+    plain = upscaler(photo, segmenter=halves)
+    merged = upscaler(photo, segmenter=halves, merge=[(5, 0)], edits=[Edit(5, strength=0)])
+    assert (merged.instances[0] == 5).all() and (plain.instances[0] == 0).any()
+    np.testing.assert_array_equal(pixels(merged), pixels(upscaler(photo, strength=0)))
+    with pytest.raises(ValueError, match="object 7: not in the instance map"):
+        upscaler(photo, segmenter=halves, merge=[(5, 7)])

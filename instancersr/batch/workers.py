@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..cores import usable_cores
 from ..errors import UserError
-from ..loading import load_upscaler
+from ..loading import load_segmenter, load_upscaler
 from ..presets import Device, EngineName
 from .jobs import Job, Result, run_jobs
 from .parallel import run_on_cluster, start_worker
@@ -34,6 +34,7 @@ class Call:
         seed: of each picture's noise: the result depends neither on the batch nor on the process.
         options: the upscaler's other arguments.
         edits: gives those of a job, where there are some; for this process only.
+        segmenter: as for `load_segmenter`, or None for the model's own map.
     """
 
     model: str = "builtin"
@@ -45,6 +46,7 @@ class Call:
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     edits: Callable[[Job], list[Edit]] | None = None
+    segmenter: str | None = None
 
     def load(self) -> Any:
         """The upscaler; this process loads it once."""
@@ -52,8 +54,12 @@ class Call:
 
     def arguments(self, job: Job) -> dict[str, Any]:
         """Of the upscaler's call, for one picture."""
-        edits = {"edits": self.edits(job)} if self.edits else {}
-        return self.options | edits | {"seed": self.seed}
+        own: dict[str, Any] = {"seed": self.seed}
+        if self.edits:
+            own["edits"] = self.edits(job)
+        if self.segmenter:
+            own["segmenter"] = load_segmenter(self.segmenter, self.device)
+        return self.options | own
 
 
 _load = lru_cache(maxsize=1)(load_upscaler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,16 @@ def upscale(
         int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same picture; with --resample, it is "
                           "that of the objects drawn once more.")
     ] = 0,
+    merge: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID,ID", help="Objects of the map that are one, named by their ids; all become the first. "
+                     "For --instances, --instance and --resample. May be repeated."),
+    ] = None,
+    segmenter: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="A Segment Anything model, hub id or folder, that finds the objects in the "
+                     "finished picture, instead of the map that comes with it; needs torch and transformers."),
+    ] = None,
     start_from: Annotated[
         Literal["noise", "lr"], typer.Option(help="Begin from pure noise, or from the noised input.")
     ] = "noise",
@@ -137,6 +148,10 @@ def upscale(
     strengths = [split_number(text, lambda strength: 0 <= strength <= 1,
                               "TARGET=STRENGTH with a strength of 0 to 1, such as 7=0.3", "--instance")
                  for text in instance or []]
+    groups = [_group(text) for text in merge or []]
+    if (groups or segmenter) and not (instances or strengths or resample):
+        raise typer.BadParameter("objects are looked for with --instances, --instance or --resample only",
+                                 param_hint="--merge" if groups else "--segmenter")
     if resample and seed == 0:
         raise typer.BadParameter("give the new noise a --seed other than 0, which is the rest's",
                                  param_hint="--resample")
@@ -160,10 +175,12 @@ def upscale(
 
         options = {"num_inference_steps": steps, "start_from": start_from, "fidelity": fidelity,
                    "strength": strength, "color_fix": color_fix, "tile": tile or None, "quality": quality,
-                   "denoise": denoised}
-        call = Call(model, device, threads, engine, scale=scale, seed=0 if resample else seed, options=options)
-        if strengths or resample:
+                   "denoise": denoised, "merge": groups}
+        call = Call(model, device, threads, engine, scale=scale, seed=0 if resample else seed, options=options,
+                    segmenter=segmenter)
+        if strengths or resample or groups:
             _check_single(plan(), watch)
+        if strengths or resample:
             call = replace(call, edits=lambda job: _edits(job.source, scale, strengths, resample or [], seed))
         batches = watch_folders(plan) if watch else iter([plan()])
         with PictureProgress(Console(stderr=True), {"seed": seed, "model": model} if as_json else None,
@@ -216,10 +233,17 @@ def _denoise(text: str) -> float | None:
     return value
 
 
+def _group(text: str) -> list[int]:
+    """The objects that an argument makes one."""
+    if not re.fullmatch(r"\d+(,\d+)+", text):
+        raise typer.BadParameter(f"{text!r} is not two or more ids of objects, such as 3,7", param_hint="--merge")
+    return [int(number) for number in text.split(",")]
+
+
 def _check_single(jobs: list[Job], watch: bool) -> None:
     if watch or len(jobs) != 1:
         number = "a folder that is watched" if watch else str(len(jobs))
-        raise UserError(f"--instance and --resample are for a single picture; here are {number}")
+        raise UserError(f"--instance, --resample and --merge are for a single picture; here are {number}")
 
 
 def _edits(source: Path, scale: float, strengths: list[tuple[str, float]], resample: list[str],

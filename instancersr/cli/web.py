@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -26,6 +27,10 @@ def web(
     model: Annotated[
         str, typer.Option(help="'builtin', a folder with a model, or a hub id.")
     ] = "builtin",
+    segmenter: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A Segment Anything model, hub id or folder, that may find the "
+                                 "objects; without it, facebook/sam-vit-base where that is installed.")
+    ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
     engine: Annotated[
         EngineName, typer.Option(help="What computes; auto: ONNX Runtime, and torch where only torch can.")
@@ -38,9 +43,13 @@ def web(
     if auth is not None and not all(auth.partition(":")):
         raise typer.BadParameter("expected USER:PASSWORD", param_hint="--auth")
     with one_line_errors():
-        from instancersr.loading import load_upscaler
+        from instancersr.loading import installed_segmenter, load_segmenter, load_upscaler
         from instancersr.web.server import serve
 
         if find_spec("gradio") is None:  # imported later: it reads its settings at once
             raise MissingPackage(ImportError("No module named 'gradio'"), "web")
-        serve(load_upscaler(model, device, threads, engine), host, port, auth, round(max_megapixels * 1e6))
+        if segmenter is not None:
+            load_segmenter(segmenter, device)  # what is missing is said now
+        name = segmenter or installed_segmenter()
+        serve(load_upscaler(model, device, threads, engine), host, port, auth, round(max_megapixels * 1e6),
+              partial(load_segmenter, name, device) if name else None)

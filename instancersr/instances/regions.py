@@ -1,7 +1,8 @@
-"""Instances from a restored photo and its predicted instance map: small regions, then the merging of like ones.
+"""Instances from a restored photo and its predicted map: small regions, the merging of like ones, and their borders.
 
-All of it works on cells of 4x4 HR pixels, one LR pixel. Regions are Felzenszwalb & Huttenlocher's (2004); the map
-decoder says of each two of them how likely they are parts of one instance; average linkage joins them.
+Regions are Felzenszwalb & Huttenlocher's (2004) on cells of 4x4 HR pixels, one LR pixel; the map decoder says of each
+two of them how likely they are parts of one instance; average linkage joins them; joint bilateral upsampling (Kopf et
+al., 2007) lays their borders along the photo's edges.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 import scipy  # loads its parts when they are first used
+from numpy.lib.stride_tricks import sliding_window_view
 
 from ..geometry import SCALE
 
@@ -25,6 +27,14 @@ COLOR_AXES = np.array([1.0, 2.0, 2.0])
 """Weights of Oklab's axes in colour distances."""
 HISTOGRAM = 8
 """Bins of each of Oklab's axes."""
+REACH = 2
+"""Cells on every side of a pixel's own that have a say in its instance."""
+NEAR_PLACE, NEAR_COLOR = 4.0, 0.05
+"""Deviations of the weight of a cell's say: HR pixels, and colour distance in RGB."""
+UNLIKE = 20.0
+"""Half a squared colour distance, in deviations, beyond which colours are just unlike: the place decides then."""
+AT_ONCE = 4096
+"""Cells whose pixels are judged together, for want of memory."""
 
 
 def segment(photo: np.ndarray, instance_map: np.ndarray, odds: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -41,7 +51,7 @@ def segment(photo: np.ndarray, instance_map: np.ndarray, odds: Callable[[np.ndar
     """
     regions, features, areas = describe(photo, instance_map)
     groups = merge(scipy.special.expit(odds(features)), areas)
-    return groups[regions].repeat(CELL, 0).repeat(CELL, 1)
+    return follow_edges(photo, groups[regions])
 
 
 def describe(photo: np.ndarray, instance_map: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -174,6 +184,51 @@ def merge(probability: np.ndarray, areas: np.ndarray, above: float = MERGE_ABOVE
         weight[a] += weight[b]
         groups[groups == b] = a
     return (np.unique(groups, return_inverse=True)[1] + 1).astype(np.int32)
+
+
+def follow_edges(photo: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Instances of cells -> of pixels, with borders along the photo's edges.
+
+    Near a border each pixel takes the instance that most cells around it have, weighed by how near they are in place
+    and colour. Instances that are thin everywhere lose no pixel, so that none is lost.
+
+    Args:
+        photo: (H, W, 3) in [0, 1].
+        cells: (H / CELL, W / CELL) ids from 1.
+
+    Returns:
+        (H, W), of the ids' type.
+    """
+    side = 2 * REACH + 1
+    around = sliding_window_view(np.pad(cells, REACH, "edge"), (side, side))  # (h, w, side, side)
+    border = (around != cells[..., None, None]).any((2, 3))
+    border &= np.bincount(cells[~border], minlength=cells.max() + 1)[cells] > 0
+    margins = ((REACH, REACH), (REACH, REACH), (0, 0))
+    means = np.pad(_cells(photo)[0], margins, "edge")
+    colors = sliding_window_view(means, (side, side), (0, 1))  # (h, w, 3, side, side)
+    pixels = photo.reshape(cells.shape[0], CELL, cells.shape[1], CELL, 3).swapaxes(1, 2)  # (h, w, CELL, CELL, 3)
+    ids = np.broadcast_to(cells[..., None, None], pixels.shape[:4]).copy()
+    rows, columns = np.nonzero(border)
+    for start in range(0, len(rows), AT_ONCE):
+        part = rows[start : start + AT_ONCE], columns[start : start + AT_ONCE]
+        ids[part] = _vote(pixels[part], around[part], colors[part])
+    return ids.swapaxes(1, 2).reshape(photo.shape[:2])
+
+
+def _vote(pixels: np.ndarray, around: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """(N, CELL, CELL) ids of the pixels (N, CELL, CELL, 3) of N cells, from the ids (N, side, side) and the colours
+    (N, 3, side, side) of the cells around each."""
+    candidates = around.reshape(len(around), -1)  # (N, K)
+    first = (candidates[:, :, None] == candidates[:, None]).argmax(2)  # of those with the same id
+    within = np.arange(CELL) + 0.5
+    votes = np.zeros((*candidates.shape, CELL, CELL), np.float32)
+    each = np.arange(len(around))
+    for number, (y, x) in enumerate(np.ndindex(around.shape[1:])):
+        dy, dx = (within - CELL * (offset - REACH + 0.5) for offset in (y, x))
+        place = (dy[:, None] ** 2 + dx**2) / (2 * NEAR_PLACE**2)
+        color = np.square(pixels - colors[:, None, None, :, y, x]).sum(3) / (2 * NEAR_COLOR**2)
+        votes[each, first[:, number]] += np.exp(-place - np.minimum(color, UNLIKE))
+    return candidates[each[:, None, None], votes.argmax(1)]
 
 
 def _cells(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

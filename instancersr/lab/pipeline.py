@@ -21,7 +21,7 @@ from ..engines.torch import TorchEngine
 from ..model import GRAPHS, Model, find_model
 from ..recipe import Defaults, Quality
 from ..sampling import Schedule
-from ..upscaler import OVERLAP, Picture, Progress, Upscaled, Upscaler
+from ..upscaler import OVERLAP, Picture, Progress, Segmenter, Upscaled, Upscaler
 from .merging import shapes
 from .method import models
 from .method.models import ControlNet, DetailDecoder, JointDiT, MapDecoder, RestorationNetwork
@@ -119,7 +119,8 @@ class InstanceRSRPipeline(DiffusionPipeline):
                  fidelity: float | None = None, color_fix: str = "wavelet", tile: int | None = None,
                  tile_batch: int = 1, progress: Progress | None = None, *, quality: Quality | None = None,
                  strength: float = 1.0, edits: Sequence[Edit] = (), keep_latents: bool = False, overlap: int = OVERLAP,
-                 instances: bool = True, denoise: float | None = None) -> InstanceRSROutput:
+                 instances: bool = True, denoise: float | None = None, merge: Sequence[Sequence[int]] = (),
+                 segmenter: Segmenter | None = None) -> InstanceRSROutput:
         """Upscales one picture; but for the generator, arguments are those of `Upscaler`.
 
         Args:
@@ -132,7 +133,7 @@ class InstanceRSRPipeline(DiffusionPipeline):
         return _output(self.upscaler(
             image, scale, num_inference_steps, seed_of(generator), start_from, fidelity, color_fix, tile, tile_batch,
             progress, quality=quality, strength=strength, edits=edits, keep_latents=keep_latents, overlap=overlap,
-            instances=instances, denoise=denoise))
+            instances=instances, denoise=denoise, merge=merge, segmenter=segmenter))
 
     def edit(self, out: InstanceRSROutput, edits: Sequence[Edit], progress: Progress | None = None,
              ) -> InstanceRSROutput:

@@ -6,7 +6,6 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import replace
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -18,11 +17,12 @@ from ..errors import UserError
 from ..presets import DENOISE, FIDELITY
 from ..recipe import QUALITIES, Quality
 from .jobs import Job, Progress, Stopped, Worker
-from .session import Result, Sessions, Setting
-from .studio import Options, Outcome, Studio, address, save
+from .session import Changes, Result, Sessions
+from .studio import Options, Outcome, Studio, address, compare_with, go_to, save
 
 SCALES = [("2×", 2), ("3×", 3), ("4×", 4)]
 LOOKS = {"natural": "Natural", "between": "In between", "faithful": "Faithful"}
+FINDERS = [("The picture's own map", "map"), ("Segment Anything", "segmenter")]
 TYPES = [("PNG", ".png"), ("JPEG", ".jpg"), ("WebP", ".webp")]
 
 THEME = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
@@ -31,7 +31,11 @@ THEME = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], 
 CLICK = "() => document.querySelector('#download a')?.click()"
 """Once there is a link to the file, the download begins."""
 
-Settings = dict[int, Setting]
+BEFORE = -1
+"""Among the numbers of versions: the photo before."""
+
+Action = Callable[[Changes, int | None, list[int], float], tuple[Changes, str]]
+"""What a button does: changes so far, the chosen object, the others with it, strength -> changes, and their name."""
 
 
 def read_part(name: str) -> str:
@@ -53,6 +57,7 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                 scale = gr.Radio(SCALES, value=4, label="Enlarge")
                 quality = gr.Radio([(name.capitalize(), name) for name in QUALITIES], value="balanced", label="Quality")
                 look = gr.Radio([(LOOKS[name], name) for name in FIDELITY], value="natural", label="Look")
+                finder = gr.Radio(FINDERS, value="map", label="Objects by", visible=studio.segments, elem_id="finder")
                 noise = gr.Radio([(name.capitalize(), name) for name in DENOISE], value="auto", label="Noise and grain",
                                  visible=studio.denoises, elem_id="noise")
                 suffix = gr.Radio(TYPES, value=".png", label="Save as")
@@ -67,13 +72,21 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                     with gr.Row(equal_height=True):
                         chosen = gr.Dropdown([], min_width=240, label="Object", elem_id="object",
                                              info="Choose one here, or click it in the picture.")
+                        others = gr.Dropdown([], value=[], multiselect=True, min_width=240, label="And its other parts",
+                                             elem_id="others", info="Choose them here, or click them with Shift.")
                         strength = gr.Slider(0, 1, value=1, step=0.05, min_width=240, label="Strength",
                                              elem_id="strength", info="0: as in the input. 1: fully restored.")
                     with gr.Row():
                         apply = gr.Button("Apply strength", size="sm", min_width=130, elem_id="apply")
                         again = gr.Button("Another version", size="sm", min_width=130, elem_id="again")
+                        merge = gr.Button("Merge into one", size="sm", min_width=130, elem_id="merge")
                         reset = gr.Button("Reset object", size="sm", min_width=130, elem_id="reset")
                         reset_all = gr.Button("Reset all", size="sm", min_width=130, elem_id="reset-all")
+                    with gr.Row(equal_height=True):
+                        version = gr.Dropdown([], min_width=240, label="Version", elem_id="version",
+                                              info="Go back to any: this one is on the right, and is downloaded.")
+                        against = gr.Dropdown([], min_width=240, label="Compared with", elem_id="against",
+                                              info="On the left. Hold the key F to see it alone.")
                 download = gr.Button("Download", variant="primary", visible=False, elem_id="save")
                 link = gr.HTML(elem_id="download")
 
@@ -99,12 +112,14 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                 yield {status: _problems(["This did not work; the server's log says why."]), **busy(False)}
 
         async def enlarge(paths: list[str] | None, times: float, chosen_quality: Quality, chosen_look: str,
-                          ending: str, chosen_noise: str, request: gr.Request) -> AsyncGenerator[dict, None]:
+                          ending: str, chosen_noise: str, chosen_finder: str,
+                          request: gr.Request) -> AsyncGenerator[dict, None]:
             if not paths:
                 yield {status: _problems(["Choose a photo first."])}
                 return
             session = sessions.begin(str(request.session_hash))
-            options = Options(times, chosen_quality, FIDELITY[chosen_look], ending, DENOISE[chosen_noise])
+            options = Options(times, chosen_quality, FIDELITY[chosen_look], ending, DENOISE[chosen_noise],
+                              chosen_finder == "segmenter")
 
             def work(job: Job) -> tuple[Outcome, Result | None]:
                 return studio.enlarge(session, [Path(path) for path in paths], options, job)
@@ -112,33 +127,45 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
             def finish(done: tuple[Outcome, Result | None]) -> dict:
                 outcome, result = done
                 sessions.keep(session, outcome.pixels, result)
-                objects = [(each["label"], each["id"]) for each in result.view["objects"]] if result else []
-                return {status: _summary(outcome), viewer: outcome.view, panel: gr.update(visible=bool(objects)),
-                        chosen: gr.update(choices=objects, value=None), download: gr.update(visible=bool(result)),
-                        link: _link(outcome.archive) if outcome.archive else ""}
+                parts = shown(result, None) if result else {viewer: outcome.view}
+                return parts | {
+                    status: _summary(outcome), panel: gr.update(visible=bool(result and result.view["objects"])),
+                    download: gr.update(visible=bool(result)),
+                    link: _link(outcome.archive) if outcome.archive else ""}
 
             yield {viewer: None, panel: gr.update(visible=False), download: gr.update(visible=False), link: ""}
             async with aclosing(follow(str(request.session_hash), work, finish)) as updates:
                 async for update in updates:
                     yield update
 
-        def changing(edit: Callable[[Settings, int | None, float], Settings]) -> Callable:
-            """What a button does that gives the objects other settings."""
+        def shown(result: Result, number: int | None) -> dict:
+            """What the page shows of a result with this object chosen, where it is there."""
+            objects = [(each["label"], each["id"]) for each in result.view["objects"]]
+            number = number if number in dict(objects).values() else None
+            versions = [(f"{place}: {each.label}", place - 1) for place, each in enumerate(result.versions, 1)]
+            return {viewer: result.view, strength: result.changes.of(number).strength,
+                    chosen: gr.update(choices=objects, value=number), others: gr.update(choices=objects, value=[]),
+                    version: gr.update(choices=versions, value=result.at),
+                    against: gr.update(choices=[("The photo before", BEFORE), *versions],
+                                       value=BEFORE if result.against is None else result.against)}
 
-            async def change(number: int | None, value: float, request: gr.Request) -> AsyncGenerator[dict, None]:
+        def changing(act: Action) -> Callable:
+            """What a button does that changes the objects."""
+
+            async def change(number: int | None, more: list[int], value: float,
+                             request: gr.Request) -> AsyncGenerator[dict, None]:
                 try:
                     session, result = sessions.find(str(request.session_hash))
-                    settings = edit(result.settings, number, value)
+                    changes, label = act(result.changes, number, more, value)
                 except UserError as error:
                     yield {status: _problems([str(error)])}
                     return
 
                 def finish(_: None) -> dict:
-                    return {status: "<p>Done.</p>", viewer: result.view, link: "",
-                            strength: _setting(settings, number).strength}
+                    return {status: "<p>Done.</p>", link: ""} | shown(result, number)
 
                 def work(job: Job) -> None:
-                    studio.change(session, result, settings, job)
+                    studio.change(session, result, changes, label, job)
 
                 async with aclosing(follow(str(request.session_hash), work, finish)) as updates:
                     async for update in updates:
@@ -146,9 +173,22 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
 
             return change
 
+        def looking(look: Callable[[Result, int], None]) -> Callable:
+            """What choosing a version does."""
+
+            def choose(place: int, number: int | None, request: gr.Request) -> dict:
+                try:
+                    result = sessions.find(str(request.session_hash))[1]
+                except UserError as error:
+                    return {status: _problems([str(error)])}
+                look(result, place)
+                return {link: ""} | shown(result, number)
+
+            return choose
+
         async def strength_of(number: int | None, request: gr.Request) -> float:
             try:
-                return _setting(sessions.find(str(request.session_hash))[1].settings, number).strength
+                return sessions.find(str(request.session_hash))[1].changes.of(number).strength
             except UserError:
                 return 1
 
@@ -160,8 +200,10 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                 return _problems([str(error)])
             return _link(path) + _lines(notes)
 
-        async def pick(event: gr.EventData) -> int:
-            return event.id
+        async def pick(event: gr.EventData, number: int | None, more: list[int]) -> tuple[int, list[int]]:
+            if not event.more or number is None:
+                return event.id, []
+            return number, [each for each in more if each != event.id] + [event.id] * (event.id not in [number, *more])
 
         async def stop(request: gr.Request) -> None:
             worker.cancel(str(request.session_hash))
@@ -172,39 +214,46 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
 
         long: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
         short: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
-        after_change = [status, viewer, link, strength, start, cancel]
-        start.click(enlarge, [photos, scale, quality, look, suffix, noise],
-                    [status, viewer, panel, chosen, download, link, start, cancel],
+        after_look = [status, viewer, link, chosen, others, strength, version, against]
+        after_change = [*after_look, start, cancel]
+        start.click(enlarge, [photos, scale, quality, look, suffix, noise, finder], [*after_change, panel, download],
                     **long | {"api_visibility": "public"})
-        for button, edit in ((apply, _set_strength), (again, _draw_again), (reset, _reset), (reset_all, _reset_all)):
-            button.click(changing(edit), [chosen, strength], after_change, **long)
+        for button, act in ((apply, _set_strength), (again, _draw_again), (merge, _merge), (reset, _reset),
+                            (reset_all, _reset_all)):
+            button.click(changing(act), [chosen, others, strength], after_change, **long)
+        version.input(looking(go_to), [version, chosen], after_look, **short)
+        against.input(looking(lambda result, place: compare_with(result, None if place == BEFORE else place)),
+                      [against, chosen], after_look, **short)
         cancel.click(stop, None, None, **short)
-        viewer.select(pick, None, chosen, **short)
+        viewer.select(pick, [chosen, others], [chosen, others], **short)
         chosen.change(strength_of, chosen, strength, js="id => { window.highlightObject(id); return [id]; }", **short)
+        others.change(None, others, None, js="ids => { window.highlightOthers(ids); return []; }", **short)
         download.click(keep, suffix, link, **long | {"api_visibility": "public"}).then(None, None, None, js=CLICK)
         page.unload(leave)
     return page
 
 
-def _set_strength(settings: Settings, number: int | None, strength: float) -> Settings:
-    return settings | {_known(number): replace(_setting(settings, number), strength=strength)}
+def _set_strength(changes: Changes, number: int | None, _: list[int], strength: float) -> tuple[Changes, str]:
+    return changes.set(_known(number), strength=strength), f"Object {number} at strength {strength:g}"
 
 
-def _draw_again(settings: Settings, number: int | None, _: float) -> Settings:
-    seed = secrets.randbelow(2**32)
-    return settings | {_known(number): replace(_setting(settings, number), seed=seed)}
+def _draw_again(changes: Changes, number: int | None, *_: Any) -> tuple[Changes, str]:
+    return changes.set(_known(number), seed=secrets.randbelow(2**32)), f"Object {number} once more"
 
 
-def _reset(settings: Settings, number: int | None, _: float) -> Settings:
-    return {each: setting for each, setting in settings.items() if each != _known(number)}
+def _merge(changes: Changes, number: int | None, others: list[int], _: float) -> tuple[Changes, str]:
+    numbers = list(dict.fromkeys([_known(number), *others]))
+    if len(numbers) == 1:
+        raise UserError("Choose the other objects, too: click them with Shift, or pick them from the second list.")
+    return changes.merge(numbers), f"Object {number}, merged"
 
 
-def _reset_all(*_: Any) -> Settings:
-    return {}
+def _reset(changes: Changes, number: int | None, *_: Any) -> tuple[Changes, str]:
+    return changes.reset(_known(number)), f"Object {number} reset"
 
 
-def _setting(settings: Settings, number: int | None) -> Setting:
-    return Setting() if number is None else settings.get(number, Setting())
+def _reset_all(*_: Any) -> tuple[Changes, str]:
+    return Changes(), "all reset"
 
 
 def _known(number: int | None) -> int:

@@ -11,13 +11,13 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..upscaler import Upscaler
+from ..upscaler import Segmenter, Upscaler
 
 OUTBOUND = re.compile(r"/proxy=|/file[=/]\s*https?:", re.IGNORECASE)
 """Addresses by which Gradio would fetch other addresses for a visitor."""
@@ -95,7 +95,8 @@ async def _answer(send: Any, status: int, headers: list[tuple[bytes, bytes]] | N
 
 
 @contextmanager
-def page_app(upscaler: Upscaler, max_pixels: int, auth: str | None = None) -> Iterator[Any]:
+def page_app(upscaler: Upscaler, max_pixels: int, auth: str | None = None,
+             segmenter: Callable[[], Segmenter] | None = None) -> Iterator[Any]:
     """The page as an ASGI application; its files are in a new folder, which is deleted at the end.
 
     One at a time in a process: Gradio reads the folder's name from the environment.
@@ -103,6 +104,7 @@ def page_app(upscaler: Upscaler, max_pixels: int, auth: str | None = None) -> It
     Args:
         max_pixels: largest photo, in pixels.
         auth: "USER:PASSWORD", or None.
+        segmenter: as for `Studio`.
     """
     with tempfile.TemporaryDirectory(prefix="instancersr-") as folder:
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
@@ -116,7 +118,7 @@ def page_app(upscaler: Upscaler, max_pixels: int, auth: str | None = None) -> It
 
         worker = Worker()
         try:
-            page = build_page(Studio(upscaler, max_pixels), worker, Sessions(Path(folder)))
+            page = build_page(Studio(upscaler, max_pixels, segmenter), worker, Sessions(Path(folder)))
             page.state_session_capacity = KEPT_SESSIONS  # Gradio's own notes on visitors; it would keep 10,000
             page.has_launched = True  # else Gradio takes any path on this machine for an uploaded file
             app = gr.mount_gradio_app(
@@ -129,7 +131,8 @@ def page_app(upscaler: Upscaler, max_pixels: int, auth: str | None = None) -> It
             worker.close()
 
 
-def serve(upscaler: Upscaler, host: str, port: int, auth: str | None, max_pixels: int) -> None:
+def serve(upscaler: Upscaler, host: str, port: int, auth: str | None, max_pixels: int,
+          segmenter: Callable[[], Segmenter] | None = None) -> None:
     """Serves the page until it is interrupted.
 
     Raises:
@@ -139,7 +142,7 @@ def serve(upscaler: Upscaler, host: str, port: int, auth: str | None, max_pixels
 
     listener = _listen(host, port)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder is deleted then, too
-    with listener, page_app(upscaler, max_pixels, auth) as app:
+    with listener, page_app(upscaler, max_pixels, auth, segmenter) as app:
         print(f"http://{_in_url(host)}:{listener.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
         # a tab that is open at the end would otherwise leave a traceback; Gradio reports errors of the page itself
         config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=2)

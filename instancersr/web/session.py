@@ -5,13 +5,15 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ..edits import Edit
 from ..errors import UserError
 from ..images.pixels import Photo
 from ..upscaler import Upscaled
@@ -31,13 +33,78 @@ class Setting:
     seed: int | None = None
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What is asked of the objects of a photo; each method gives new changes.
+
+    settings: by id, of the objects that have any. merged: by the id that names it, the ids in the photo's map that an
+    object is made of, of the objects that are made of several.
+    """
+
+    settings: dict[int, Setting] = field(default_factory=dict)
+    merged: dict[int, tuple[int, ...]] = field(default_factory=dict)
+
+    def of(self, number: int | None) -> Setting:
+        """The setting of an object."""
+        return Setting() if number is None else self.settings.get(number, Setting())
+
+    def set(self, number: int, **values: Any) -> Changes:
+        """With other values of an object's setting."""
+        return replace(self, settings=self.settings | {number: replace(self.of(number), **values)})
+
+    def reset(self, number: int) -> Changes:
+        """Without an object's setting."""
+        return replace(self, settings={each: value for each, value in self.settings.items() if each != number})
+
+    def merge(self, numbers: Sequence[int]) -> Changes:
+        """With these objects made one, which has the name and the setting of the first."""
+        first, *others = numbers
+        merged = {each: parts for each, parts in self.merged.items() if each not in numbers}
+        merged[first] = tuple(part for each in numbers for part in self.merged.get(each, (each,)))
+        return Changes({each: value for each, value in self.settings.items() if each not in others}, merged)
+
+    @property
+    def asked(self) -> list[tuple[int, Setting]]:
+        """The objects that are not as they were, in the order in which they were changed."""
+        return [(number, setting) for number, setting in self.settings.items() if setting != Setting()]
+
+    @property
+    def edits(self) -> list[Edit]:
+        return [Edit(number, strength=setting.strength if setting.strength != 1 else None, seed=setting.seed)
+                for number, setting in self.asked]
+
+    def draws_as(self, other: Changes) -> bool:
+        """Whether the picture is the same: merging alone changes nothing in it."""
+        return self._drawn == other._drawn
+
+    @property
+    def _drawn(self) -> list[tuple[int, Setting, tuple[int, ...]]]:
+        return [(number, setting, self.merged.get(number, (number,))) for number, setting in self.asked]
+
+
+@dataclass(frozen=True)
+class Version:
+    """How a photo looked once.
+
+    label: what was done to it. changes: of its objects. shown: address of its preview. file: the picture without loss,
+    None for the first version, which the result holds.
+    """
+
+    label: str
+    changes: Changes
+    shown: str
+    file: Path | None = None
+
+
 @dataclass
 class Result:
     """An enlarged photo.
 
     name: of the results' files, without suffix. source: the uploaded file. photo: what is in it. original: as the
     upscaler made it.
-    current: with the objects' settings. settings: by instance id, of the objects that have any.
+    versions: all that were made, the original first. at: number of the one that is shown. against: of the one beside
+    it; None: the photo before.
+    picture: that one's. ids: its objects, (H, W) int32, 0: none; None where they were not asked for.
     view: what the page shows.
     """
 
@@ -45,18 +112,17 @@ class Result:
     source: Path
     photo: Photo
     original: Upscaled
-    current: Upscaled
-    settings: dict[int, Setting] = field(default_factory=dict)
+    picture: Image.Image
+    ids: np.ndarray | None
+    versions: list[Version] = field(default_factory=list)
+    at: int = 0
+    against: int | None = None
     view: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def picture(self) -> Image.Image:
-        return self.current.images[0]
-
-    @property
-    def ids(self) -> np.ndarray | None:
-        """(H, W) int32 instance ids, 0: none; None where they were not asked for."""
-        return self.original.instances[0] if self.original.instances else None
+    def changes(self) -> Changes:
+        """Of the version that is shown."""
+        return self.versions[self.at].changes
 
 
 class Session:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,16 @@ from PIL import Image
 
 from ..batch.jobs import explain
 from ..batch.naming import distinct_stems
-from ..edits import Edit
 from ..errors import UserError
 from ..images.pixels import Photo
 from ..images.reading import ImageError, read_header, read_image
 from ..images.results import dropped_frames, write_result
+from ..instances.maps import merge_objects
 from ..recipe import Quality
-from ..upscaler import Upscaler
+from ..upscaler import Segmenter, Upscaler
 from .export import PREVIEW_SIDE, describe_objects, pack_map, shrink_map, write_preview, write_zip
 from .jobs import Job, Stopped
-from .session import Result, Session, Setting
+from .session import Changes, Result, Session, Version
 
 LAST = "The last photo. Enlarge one alone to change the objects in it."
 UNSAMPLED = "Fast finds no objects: choose another quality to change them."
@@ -31,7 +31,7 @@ UNSAMPLED = "Fast finds no objects: choose another quality to change them."
 class Options:
     """scale: enlargement of each side. quality: one of QUALITIES. fidelity, denoise: 0 to 1, None: the model's own.
 
-    suffix: of the files to keep, such as ".png".
+    suffix: of the files to keep, such as ".png". segmented: whether the segmenter finds the objects.
     """
 
     scale: float
@@ -39,6 +39,7 @@ class Options:
     fidelity: float | None
     suffix: str
     denoise: float | None = None
+    segmented: bool = False
 
 
 @dataclass
@@ -63,10 +64,16 @@ class Studio:
 
     Args:
         max_pixels: largest input, in pixels.
+        segmenter: gives what may find the objects instead of the model's own map; None where there is nothing.
     """
 
-    def __init__(self, upscaler: Upscaler, max_pixels: int):
-        self._upscaler, self._max_pixels = upscaler, max_pixels
+    def __init__(self, upscaler: Upscaler, max_pixels: int, segmenter: Callable[[], Segmenter] | None = None):
+        self._upscaler, self._max_pixels, self._segmenter = upscaler, max_pixels, segmenter
+
+    @property
+    def segments(self) -> bool:
+        """Whether there is a choice of what finds the objects."""
+        return self._segmenter is not None
 
     @property
     def denoises(self) -> bool:
@@ -112,53 +119,93 @@ class Studio:
     def _enlarge(self, path: Path, name: str, options: Options, with_objects: bool,
                  progress: Callable[[int, int], None]) -> Result:
         photo = read_image(path, self._max_pixels)
+        segmenter = self._segmenter() if self._segmenter and options.segmented and with_objects else None
         out = self._upscaler(photo, scale=options.scale, fidelity=options.fidelity, quality=options.quality,
                              denoise=options.denoise, keep_latents=with_objects, instances=with_objects,
-                             progress=progress)
-        return Result(name, path, photo, out, out)
+                             segmenter=segmenter, progress=progress)
+        return Result(name, path, photo, out, out.images[0], out.instances[0] if out.instances else None)
 
-    def change(self, session: Session, result: Result, settings: dict[int, Setting], job: Job) -> None:
-        """Gives the result's objects these settings: all of them to the original, so that their order is the same.
+    def change(self, session: Session, result: Result, changes: Changes, label: str, job: Job) -> None:
+        """Shows the result with these changes: a version that looks so already, or else a new one.
+
+        Args:
+            label: of a new version.
 
         Raises:
             UserError: it cannot be done.
         """
-        result.current = self._changed(result, settings, job)
-        result.settings = settings
-        show_current(session, result)
-
-    def _changed(self, result: Result, settings: dict[int, Setting], job: Job) -> Any:
-        edits = [Edit(number, strength=setting.strength if setting.strength != 1 else None, seed=setting.seed)
-                 for number, setting in settings.items() if setting != Setting()]
-        if not edits:
-            return result.original
         try:
-            return self._upscaler.edit(result.original, edits=edits, progress=_part(job, 0, 1))
+            unedited = replace(result.original, instances=[_merged(result, changes)])
+            for number, version in enumerate(result.versions):
+                if version.changes.draws_as(changes):
+                    result.versions[number] = replace(version, changes=changes)
+                    return go_to(result, number)
+            # all changes of the original, so that their order is the same
+            out = self._upscaler.edit(unedited, edits=changes.edits, progress=_part(job, 0, 1))
         except (ValueError, MemoryError) as error:
             raise UserError(_line(Path(result.name), error)) from error
+        file = session.new_file("version.png")
+        out.images[0].save(file, compress_level=1)
+        _add_version(session, result, label, changes, out.images[0], file)
 
 
 def show(session: Session, result: Result, note: str) -> None:
-    """Fills the result's view: addresses of both pictures, their size, objects and their map, or else a note."""
-    picture, photo = result.picture, result.photo
-    before = write_preview(session.new_file("before.jpg"), _merely_enlarged(photo, picture.size), photo)
-    width, height = picture.size
-    result.view = {"before": address(before), "alt_before": f"{result.name}: the photo before, merely enlarged",
-                   "alt_after": f"{result.name}: the photo after, enlarged and restored",
-                   "width": width, "height": height, "objects": [], "map": None,
-                   "note": note}
-    if result.ids is not None:
+    """Fills the view of a new result: addresses of both pictures, their size, objects and their map, or else a note."""
+    width, height = size = result.picture.size
+    before = write_preview(session.new_file("before.jpg"), _merely_enlarged(result.photo, size), result.photo)
+    result.view = {"photo": address(before), "width": width, "height": height, "objects": [], "map": None, "note": note}
+    _add_version(session, result, "as enlarged", Changes(), result.picture)
+    compare_with(result, None)
+
+
+def go_to(result: Result, number: int) -> None:
+    """Shows a version of the result, beside the one that was shown."""
+    version = result.versions[number]
+    left, result.at = result.at, number
+    if left != number:
+        result.picture = result.original.images[0] if version.file is None else Image.open(version.file)
+        result.picture.load()
+        compare_with(result, left)
+    _show_current(result)
+
+
+def compare_with(result: Result, number: int | None) -> None:
+    """Shows a version in the place of the photo before; None: the photo itself, merely enlarged."""
+    if number is None:
+        shown, tag, words = result.view["photo"], "Before", "the photo before, merely enlarged"
+    else:
+        shown, tag = result.versions[number].shown, f"Version {number + 1}"
+        words = f"version {number + 1}, {result.versions[number].label}"
+    result.against = number
+    result.view = result.view | {"before": shown, "tag_before": tag, "alt_before": f"{result.name}: {words}"}
+
+
+def _add_version(session: Session, result: Result, label: str, changes: Changes, picture: Image.Image,
+                 file: Path | None = None) -> None:
+    shown = address(write_preview(session.new_file("after.jpg"), picture, result.photo))
+    result.versions.append(Version(label, changes, shown, file))
+    left, result.at, result.picture = result.at, len(result.versions) - 1, picture
+    compare_with(result, left)
+    _show_current(result)
+
+
+def _show_current(result: Result) -> None:
+    """Puts the version that is shown, and its objects, into the result's view."""
+    version, number = result.versions[result.at], result.at + 1
+    after = "After" if number == 1 else f"Version {number}"
+    result.view = result.view | {"after": version.shown, "tag_after": after,
+                                 "alt_after": f"{result.name}: version {number}, {version.label}"}
+    if result.original.instances:
+        result.ids = _merged(result, version.changes)
         ids = shrink_map(result.ids)
         lines = describe_objects(ids)
-        result.view["objects"] = [{"id": number, "label": line} for number, line in lines.items()]
-        result.view["map"] = pack_map(ids, list(lines))
-    show_current(session, result)
+        objects = [{"id": number, "label": line} for number, line in lines.items()]
+        result.view = result.view | {"objects": objects, "map": pack_map(ids, list(lines))}
 
 
-def show_current(session: Session, result: Result) -> None:
-    """Puts the picture as it is now into the result's view."""
-    after = write_preview(session.new_file("after.jpg"), result.picture, result.photo)
-    result.view = result.view | {"after": address(after)}
+def _merged(result: Result, changes: Changes) -> np.ndarray:
+    """The map of the result with these changes."""
+    return merge_objects(result.original.instances[0], list(changes.merged.values()))
 
 
 def save(session: Session, result: Result, suffix: str) -> tuple[Path, list[str]]:

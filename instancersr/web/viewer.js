@@ -1,7 +1,9 @@
 // The picture before and after, and the objects in it. Gradio gives element, props, watch and trigger.
 const find = selector => element.querySelector(selector);
 const TINT = [[255, 149, 0], [0, 160, 255], [120, 220, 60], [235, 80, 190], [250, 225, 60], [130, 120, 255]];
-let grid = null, picture = null, selected = 0, hovered = 0;
+let grid = null, picture = null, hovered = 0;
+let chosen = null, others = [];  // ids of the chosen object, and of those to be merged with it
+const placeOf = id => (picture?.objects ?? []).findIndex(object => object.id === id) + 1;
 
 const split = percent => {
   find('.frame').style.setProperty('--split', percent + '%');
@@ -19,24 +21,28 @@ const paint = () => {
   const canvas = find('canvas');
   if (!grid) { canvas.width = canvas.height = 0; return; }
   const { width, height, places } = grid, all = find('.all input').checked;
+  const marked = [chosen, ...others].map(placeOf);
   canvas.width = width; canvas.height = height;
   const context = canvas.getContext('2d'), layer = context.createImageData(width, height);
   for (let at = 0; at < places.length; at++) {
     const place = places[at];
-    if (!place || !(all || place === hovered || place === selected)) continue;
-    const x = at % width, strong = place === hovered || place === selected;
+    if (!place) continue;
+    const mark = marked.includes(place), strong = mark || place === hovered;
+    if (!all && !strong) continue;
+    const x = at % width;
     const border = x === 0 || x === width - 1 || at < width || at >= places.length - width
       || places[at - 1] !== place || places[at + 1] !== place
       || places[at - width] !== place || places[at + width] !== place;
-    const color = place === selected ? TINT[0] : all ? TINT[place % TINT.length] : [255, 255, 255];
+    const color = mark ? TINT[0] : all ? TINT[place % TINT.length] : [255, 255, 255];
     layer.data.set([...color, border ? 255 : strong ? 90 : 50], 4 * at);
   }
   context.putImageData(layer, 0, 0);
 };
 
 const caption = () => {
-  const objects = picture?.objects ?? [], named = objects[(hovered || selected) - 1];
-  find('figcaption').textContent = named ? named.label + (hovered && hovered !== selected ? ' – click to choose it' : '')
+  const objects = picture?.objects ?? [], selected = placeOf(chosen), named = objects[(hovered || selected) - 1];
+  const hint = !hovered || hovered === selected ? '' : ` – click to choose it${selected ? ', with Shift to add it' : ''}`;
+  find('figcaption').textContent = named ? named.label + hint
     : objects.length ? 'Drag the handle to compare. Point at an object and click to change it.' : picture?.note ?? '';
 };
 
@@ -59,13 +65,15 @@ const show = async () => {
   const next = props.value || null;
   find('.viewer').hidden = !next;
   find('.empty').hidden = Boolean(next);
-  if (!next) { picture = grid = null; hovered = selected = 0; return; }
-  const fresh = next.before !== picture?.before;
+  if (!next) { picture = grid = chosen = null; hovered = 0; others = []; return; }
+  const fresh = next.photo !== picture?.photo, remapped = fresh || next.map?.data !== picture?.map?.data;
   picture = next;
   find('.after').src = next.after;
   find('.after').alt = next.alt_after;
   find('.before').src = next.before;
   find('.before').alt = next.alt_before;
+  find('.tag-before').textContent = next.tag_before;
+  find('.tag-after').textContent = next.tag_after;
   // as wide as its column, but never higher than the window shows
   const frame = find('.frame');
   frame.style.aspectRatio = next.width + ' / ' + next.height;
@@ -73,7 +81,11 @@ const show = async () => {
   find('.all').style.display = next.map ? '' : 'none';
   if (fresh) {
     split(50);
-    hovered = selected = 0;
+    chosen = null;
+    others = [];
+  }
+  if (remapped) {
+    hovered = 0;
     grid = next.map ? await unpack(next.map) : null;
   }
   paint(); caption();
@@ -92,12 +104,20 @@ canvas.addEventListener('pointermove', event => hover(placeAt(event)));
 canvas.addEventListener('pointerleave', () => hover(0));
 canvas.addEventListener('click', event => {
   const place = placeAt(event);
-  if (place) trigger('select', { id: picture.objects[place - 1].id });
+  if (place) trigger('select', { id: picture.objects[place - 1].id, more: event.shiftKey });
 });
-// The list of objects, for the keyboard, calls this.
-window.highlightObject = id => {
-  selected = (picture?.objects ?? []).findIndex(object => object.id === id) + 1;
-  paint(); caption();
+// While F is held, the picture on the left is all that one sees: what differs flickers.
+const TYPING = 'textarea, input[type=text], input:not([type]), [contenteditable]';
+const flicker = on => event => {
+  if (event.type !== 'blur' && event.key.toLowerCase() !== 'f') return;
+  if (on && (event.ctrlKey || event.metaKey || event.altKey || event.target.closest(TYPING))) return;
+  frame.classList.toggle('left-alone', on);
 };
+window.addEventListener('keydown', flicker(true));
+window.addEventListener('keyup', flicker(false));
+window.addEventListener('blur', flicker(false));
+// The lists of objects, for the keyboard, call these.
+window.highlightObject = id => { chosen = id; paint(); caption(); };
+window.highlightOthers = ids => { others = ids ?? []; paint(); };
 watch('value', show);
 show();

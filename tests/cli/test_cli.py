@@ -219,7 +219,53 @@ def test_edits_of_objects_reach_the_pipeline(upscale, tiny_model):
     np.testing.assert_array_equal(np.array(Image.open("a_x4.png")), np.array(expected.images[0]))
 
 
+def test_merged_objects_are_edited_and_listed_as_one(upscale):
+    from instancersr.edits import Edit
+    from instancersr.loading import load_upscaler
+
+    rgb = np.zeros((24, 32, 3), np.uint8)
+    rgb[:] = 30, 60, 160
+    rgb[:, 16:] = 240, 150, 40
+    Image.fromarray(rgb).save("a.png")
+    upscaler = load_upscaler()
+    plain = upscaler(rgb, num_inference_steps=1)
+    numbers = np.unique(plain.instances[0]).tolist()
+    assert len(numbers) > 1
+    merge = ",".join(map(str, numbers[::-1]))
+    assert upscale("a.png", "--merge", merge, "--instance", f"{numbers[-1]}=0", "--instances", model="builtin")[0] == 0
+    everything = np.ones((96, 128), bool)
+    expected = upscaler(rgb, num_inference_steps=1, edits=[Edit(everything, strength=0)])
+    np.testing.assert_array_equal(np.array(Image.open("a_x4.png")), np.array(expected.images[0]))
+    [listed] = json.loads(Path("a_instances.json").read_text())
+    assert listed["id"] == numbers[-1] and listed["area"] == everything.size
+
+
+def test_a_segmenter_finds_the_objects(upscale, tiny_model, small_sam):
+    """Of random weights few masks are stable enough to be kept; the map is what the same SAM finds in the result."""
+    from instancersr.batch.jobs import id_colors
+    from instancersr.loading import load_segmenter
+
+    save("a.png")
+    code, _, err = upscale("a.png", "--segmenter", small_sam, "--instances")
+    assert code == 0, err
+    ids = load_segmenter(str(small_sam), "cpu")(np.array(Image.open("a_x4.png")))
+    colors = np.array(Image.open("a_instances.png").convert("RGB"))
+    np.testing.assert_array_equal(colors, id_colors(int(ids.max()))[ids])
+
+
+def test_a_segmenter_that_is_not_here_is_one_line_with_the_command_that_gets_it(upscale):
+    save("a.png")
+    Path("empty").mkdir()
+    code, _, err = upscale("a.png", "--segmenter", "empty", "--instances")
+    assert code == 2 and len(err) == 1 and "hf download empty" in err[0]
+    assert written() == ["a.png"]
+
+
 @pytest.mark.parametrize(("arguments", "code", "message"), [
+    (["--merge", "3"], 2, "is not two or more ids"), (["--merge", "3,x"], 2, "is not two or more ids"),
+    (["--merge", "3,7"], 2, "--resample"), (["--segmenter", "sam"], 2, "--resample"),
+    (["--merge", "99999,99998", "--instances"], 1, "a.png: object 99999: not in the instance map"),
+    (["b.png", "--merge", "3,7", "--instances"], 2, "for a single picture; here are 2"),
     (["--instance", "7"], 2, "is not"), (["--instance", "7=2"], 2, "is not"), (["--instance", "=0.5"], 2, "is not"),
     (["--instance", "7=x"], 2, "is not"), (["--resample", "7"], 2, "--seed"),
     (["--instance", "99999=0.5"], 1, "a.png: object 99999: not in the instance map"),

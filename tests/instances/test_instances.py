@@ -13,7 +13,7 @@ from scipy import fft, ndimage, stats
 from instancersr.instances import codes
 from instancersr.instances.annotations import annotations_from_id_map, decode_rle, encode_rle, id_map_from_annotations
 from instancersr.instances.codes import colorize, decode_id_map, photo_targets, scale_of_color, scale_target
-from instancersr.instances.overlap import mean_iou
+from instancersr.instances.overlap import boundary_f_score, mean_iou, pieces_per_object
 from instancersr.instances.patches import patch_ids
 
 
@@ -220,6 +220,36 @@ def test_decoding_noise_and_flat_maps():
     assert (decode_id_map(flat) == 1).all()
     noise = np.random.default_rng(0).random((64, 64, 3)).astype(np.float32)
     assert decode_id_map(noise).shape == (64, 64)
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(0, 1), (2, 1), (3, 0.5), (4, 0)])
+def test_border_f_score_of_a_moved_border(shift, expected):
+    """A border is two pixels wide, one on either side: moved by three, one of its two is still within two pixels."""
+    truth = np.ones((20, 40), int)
+    truth[:, 20:] = 2
+    moved = np.where(np.arange(40) < 20 + shift, 1, 2) * np.ones((20, 1), int)
+    assert boundary_f_score(truth, moved) == pytest.approx(expected)
+
+
+def test_border_f_score_asks_for_no_border_where_nothing_is_known():
+    truth = np.ones((20, 40), int)
+    truth[:, 20:] = 0
+    predicted = truth.copy()
+    predicted[:, 30] = 7
+    assert boundary_f_score(truth, predicted) == 1
+    predicted[:, 10] = 7  # two more borders, three pixels in all, and no true one is missed
+    assert boundary_f_score(truth, predicted) == pytest.approx(2 * 0.4 / 1.4)
+    assert np.isnan(boundary_f_score(np.ones((4, 4)), truth[:4, :4])) and boundary_f_score(truth, 0 * truth) == 0
+
+
+def test_pieces_are_as_few_as_cover_nine_tenths():
+    truth, predicted = np.ones((80, 160), int), np.ones((80, 160), int)
+    truth[:, 80:] = 2
+    predicted[:70, :80] = 3  # 7/8 of the first, which needs the other eighth, too
+    predicted[:76, 80:] = 4  # 19/20 of the second
+    assert pieces_per_object(truth, predicted) == 1.5
+    assert pieces_per_object(truth, predicted, share=0.99) == 2
+    assert np.isnan(pieces_per_object(truth, predicted, min_area=10_000))
 
 
 def test_mean_iou_by_hand():

@@ -6,7 +6,17 @@ import torch
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
-from instancersr.instances.regions import LEAST_REGION, describe, find_regions, merge, segment, to_oklab
+from instancersr.instances.regions import (
+    CELL,
+    LEAST_REGION,
+    REACH,
+    describe,
+    find_regions,
+    follow_edges,
+    merge,
+    segment,
+    to_oklab,
+)
 from instancersr.lab.method.models import MapDecoder
 
 
@@ -76,3 +86,63 @@ def test_the_decoder_standardises_its_input():
     moved = MapDecoder(features=3)
     moved.layers.load_state_dict(decoder.layers.state_dict())
     assert torch.allclose(decoder(pairs), moved((pairs - pairs.mean(0)) / pairs.std(0)), atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------- borders
+
+
+def discs(noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A photo of two discs on a ground, the true ids (160, 192), and those of most pixels of each cell."""
+    rows, columns = np.mgrid[:160, :192]
+    truth = np.ones((160, 192), np.int32)
+    truth[np.hypot(rows - 60.3, columns - 70.7) < 41.5] = 2
+    truth[np.hypot(rows - 100.2, columns - 130.9) < 37.2] = 3
+    colors = np.array([[0.2, 0.3, 0.7], [0.8, 0.5, 0.3], [0.1, 0.6, 0.2]])
+    photo = colors[truth - 1] + noise * np.random.default_rng(0).standard_normal((160, 192, 3))
+    blocks = truth.reshape(40, CELL, 48, CELL).swapaxes(1, 2).reshape(40, 48, -1)
+    cells = np.stack([(blocks == i).sum(2) for i in (1, 2, 3)], 2).argmax(2).astype(np.int32) + 1
+    return photo, truth, cells
+
+
+@pytest.mark.parametrize(("noise", "left"), [(0.0, 0.0), (0.03, 0.1)])
+def test_borders_follow_the_photos_edges_not_the_grid_of_cells(noise, left):
+    photo, truth, cells = discs(noise)
+    blocks = cells.repeat(CELL, 0).repeat(CELL, 1)
+    ids = follow_edges(photo, cells)
+    assert (blocks != truth).sum() > 400
+    assert (ids != truth).sum() <= left * (blocks != truth).sum()
+
+
+def test_no_object_is_made_or_lost_and_far_from_borders_nothing_changes():
+    rng = np.random.default_rng(1)
+    cells = np.ones((40, 48), np.int32)
+    cells[5:25, 5:30], cells[30:34, 10:40] = 2, 3
+    cells[12, 8:20], cells[33, 20], cells[0, 47] = 4, 5, 6  # a line, a dot, and one in the corner
+    blocks = cells.repeat(CELL, 0).repeat(CELL, 1)
+    ids = follow_edges(rng.random((160, 192, 3)), cells)
+    assert set(np.unique(ids)) == set(range(1, 7)) and ids.dtype == np.int32
+    for thin in (3, 4, 5, 6):
+        assert (ids[blocks == thin] == thin).all()
+    far = np.zeros_like(blocks, bool)
+    for row, column in np.ndindex(cells.shape):
+        around = cells[max(0, row - REACH) : row + REACH + 1, max(0, column - REACH) : column + REACH + 1]
+        far[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = (around == cells[row, column]).all()
+    assert np.array_equal(ids[far], blocks[far]) and not np.array_equal(ids, blocks)
+
+
+def test_neighbouring_tiles_agree_on_borders():
+    photo, _, cells = discs(0.05)
+    whole = follow_edges(photo, cells)
+    part = follow_edges(photo[:, 32:160], cells[:, 8:40])
+    margin = CELL * REACH
+    assert np.array_equal(part[:, margin:-margin], whole[:, 32 + margin : 160 - margin])
+
+
+def test_a_pixel_like_no_cell_goes_by_its_place():
+    cells = np.ones((20, 20), np.int32)
+    cells[:, 10:] = 2
+    photo = np.full((80, 80, 3), 0.1)
+    photo[:, 40:] = 0.3
+    photo[41, 35] = 1
+    ids = follow_edges(photo, cells)
+    assert (ids[:, :40] == 1).all() and (ids[:, 40:] == 2).all()

@@ -52,7 +52,7 @@ def test_the_choice_is_there_where_the_model_has_the_control_and_changes_the_pic
     assert [value for _, value in choice(blocks)["choices"]] == ["auto", "keep", "light", "strong"]
 
     [enlarge] = [each for each in blocks.fns.values() if each.api_name == "enlarge"]
-    values = {"Enlarge": 4, "Quality": "balanced", "Look": "faithful", "Save as": ".png"}
+    values = {"Enlarge": 4, "Quality": "balanced", "Look": "faithful", "Save as": ".png", "Objects by": "map"}
     photo = data.chelsea()[60:84, 100:124]
     Image.fromarray(photo).save(tmp_path / "a.png")
     seen = {}

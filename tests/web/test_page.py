@@ -128,6 +128,67 @@ def test_from_a_photo_to_a_file(page, photo):
     page.locator("#viewer figcaption", has_text=list_of_objects.input_value()).wait_for()
 
 
+def test_versions_are_compared_and_gone_back_to(page, photo):
+    enlarge(page, photo)
+    viewer = page.locator("#viewer .viewer")
+    viewer.wait_for()
+    first = download(page)
+    sides = {name: viewer.locator(f"img.{name}") for name in ("before", "after")}
+    tags = {name: viewer.locator(f".tag-{name}") for name in ("before", "after")}
+    assert [tags[name].inner_text() for name in tags] == ["Before", "After"]
+    choose(page, "#object", 0)
+    old = sides["after"].get_attribute("src")
+    page.get_by_role("button", name="Another version").click()
+    page.get_by_text("Version 2", exact=True).wait_for()
+    assert sides["before"].get_attribute("src") == old != sides["after"].get_attribute("src")
+    assert tags["before"].inner_text() == "Version 1"
+    second = download(page)
+    assert (np.asarray(first) != np.asarray(second)).any()
+
+    # F is held: the picture on the left alone
+    shown = "img => getComputedStyle(img).clipPath"
+    page.locator("#heading").click()
+    halved = sides["before"].evaluate(shown)
+    page.keyboard.down("f")
+    assert sides["before"].evaluate(shown) == "inset(0px 0% 0px 0px)" != halved
+    page.keyboard.up("f")
+    assert sides["before"].evaluate(shown) == halved
+
+    choose(page, "#version", 0)
+    page.wait_for_function("old => document.querySelector('#viewer img.after').getAttribute('src') === old", arg=old)
+    np.testing.assert_array_equal(np.asarray(download(page)), np.asarray(first))
+    choose(page, "#version", 1)
+    page.get_by_text("Version 2", exact=True).wait_for()
+    np.testing.assert_array_equal(np.asarray(download(page)), np.asarray(second))
+    choose(page, "#against", 0)
+    page.locator("#viewer .tag-before", has_text="Before").wait_for()
+
+
+def test_objects_are_merged_into_one(page, photo):
+    enlarge(page, photo)
+    viewer = page.locator("#viewer .viewer")
+    viewer.wait_for()
+    choose(page, "#object", 0)
+    alone = viewer.locator("canvas").evaluate(CHOSEN)
+    choose(page, "#others", 1)
+    page.locator("#others").get_by_text("Object").first.wait_for()
+    both = viewer.locator("canvas").evaluate(CHOSEN)
+    assert sum(both) > sum(alone)
+    page.get_by_role("button", name="Merge into one").click()
+    page.locator("#status").get_by_text("Done.").wait_for()
+    page.wait_for_function("() => !document.querySelector('#others').innerText.includes('Object ')")
+    assert viewer.locator("canvas").evaluate(CHOSEN) == both
+    assert viewer.locator(".tag-after").inner_text() == "After"  # the picture is the same
+
+
+def choose(page, field, place):
+    """Picks an entry of a list, with the keyboard."""
+    entry = page.locator(f"{field} input")
+    entry.click()
+    entry.fill("")
+    page.locator("ul[role=listbox] li").nth(place).click()
+
+
 def test_a_pasted_photo_and_the_keyboard_alone(page, photo):
     page.locator("#status[role=status]").wait_for(state="attached")  # the page's script has run
     page.evaluate(PASTE, base64.b64encode(photo.read_bytes()).decode())
@@ -137,8 +198,9 @@ def test_a_pasted_photo_and_the_keyboard_alone(page, photo):
     page.locator("#status").get_by_text("160 × 224 pixels").wait_for()
     page.get_by_role("button", name="Download").wait_for()
     reached = tabs_until(page, "Download")
-    for name in ("How much of the picture before is shown, in percent", "Show all objects", "Object", "Strength",
-                 "Apply strength", "Another version", "Reset object", "Reset all", "Download"):
+    for name in ("How much of the picture before is shown, in percent", "Show all objects", "Object",
+                 "And its other parts", "Strength", "Apply strength", "Another version", "Merge into one",
+                 "Reset object", "Reset all", "Version", "Compared with", "Download"):
         assert any(name in each for each in reached), (name, reached)
 
 

@@ -113,7 +113,7 @@ class Client:
                     yield json.loads(line[6:])
 
     def enlarge(self, files, kind=".png"):
-        return self.call("enlarge", files, 4, "balanced", "natural", kind, "auto")
+        return self.call("enlarge", files, 4, "balanced", "natural", kind, "auto", "map")
 
     def outcome(self):
         """What the page shows at the end, as text."""

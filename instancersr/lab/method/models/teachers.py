@@ -11,11 +11,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from instancersr.errors import MissingPackage, UserError
-from instancersr.instances.annotations import annotation_of_mask
+from instancersr.errors import MissingPackage, ModelError
+from instancersr.instances.annotations import annotation_of_mask, id_map_from_annotations
+from instancersr.instances.maps import resize_ids
+from instancersr.loading import SAM_PACKAGES
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+SAM_SIDE = 1024
+"""Longer side, in pixels, of what SAM is shown: its own input's."""
 
 
 class Projector(nn.Sequential):
@@ -94,36 +98,39 @@ class Dinov2Teacher(nn.Module):
 
 
 class SamMasks:
-    """Automatic masks of a photo by Segment Anything (Kirillov et al., 2023), through `transformers`.
+    """Automatic masks of a photo by Segment Anything (Kirillov et al., 2023), or SAM 2 (Ravi et al., 2024), through
+    `transformers`.
 
     Args:
-        name: hub name (`facebook/sam-vit-huge`) or local folder in `transformers` layout.
+        name: hub name (`facebook/sam-vit-huge`, `facebook/sam2.1-hiera-tiny`) or local folder in `transformers` layout.
         device: where it computes.
         points_per_side: of the grid of points that masks are asked for.
         pred_iou: masks whose predicted IoU is less are dropped.
         stability: masks that change more than this allows under another threshold are dropped.
         nms: of two masks whose boxes have a larger IoU the worse is dropped.
+        points_per_batch: points asked for at once; each takes twelve bytes of memory for a pixel of the photo.
 
     Raises:
-        UserError: the weights are missing, or `transformers` or torchvision, whose NMS it uses, is not installed.
+        ModelError: the weights are missing, or `transformers` or torchvision, whose NMS it uses, is not installed.
     """
 
     def __init__(self, name: str | Path, device: str = "cpu", points_per_side: int = 32, pred_iou: float = 0.88,
-                 stability: float = 0.95, nms: float = 0.7):
+                 stability: float = 0.95, nms: float = 0.7, points_per_batch: int = 64):
         try:
             import torchvision  # noqa: F401
-            from transformers import SamImageProcessor, SamModel, pipeline
+            from transformers import AutoImageProcessor, AutoModelForMaskGeneration, pipeline
         except ImportError as error:
-            raise MissingPackage(error, "train") from error
+            raise MissingPackage(error, "torch", *SAM_PACKAGES) from error
         try:
-            model = SamModel.from_pretrained(name).eval()
-            processor = SamImageProcessor.from_pretrained(name)
+            model = AutoModelForMaskGeneration.from_pretrained(name).eval()
+            processor = AutoImageProcessor.from_pretrained(name)
         except (OSError, ValueError) as error:
-            raise UserError(f"{name}: no SAM here and none in the hub's cache; "
-                            f"fetch it with `hf download {name}`") from error
+            raise ModelError(f"{name}: no SAM here and none in the hub's cache; "
+                             f"fetch it with `hf download {name}`") from error
         self._generate = pipeline("mask-generation", model=model, image_processor=processor, device=device)
         self._settings = {"points_per_crop": points_per_side, "pred_iou_thresh": pred_iou,
-                          "stability_score_thresh": stability, "crops_nms_thresh": nms}
+                          "stability_score_thresh": stability, "crops_nms_thresh": nms,
+                          "points_per_batch": points_per_batch}
 
     def __call__(self, rgb: np.ndarray) -> list[dict]:
         """(H, W, 3) uint8 -> SA-1B's annotations, the surest first; none where nothing is found.
@@ -138,3 +145,15 @@ class SamMasks:
                 note = annotation_of_mask(mask, len(notes) + 1) | {"predicted_iou": float(score)}
                 notes.append({key: value for key, value in note.items() if key != "stability_score"})
         return notes
+
+    def find_objects(self, rgb: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 -> (H, W) int32 instance ids, 0 = none: the masks, painted from the largest to the smallest.
+
+        A photo with a longer side than SAM_SIDE is shown to it at that size, since SAM looks no closer.
+        """
+        height, width = rgb.shape[:2]
+        factor = min(1.0, SAM_SIDE / max(height, width))
+        seen = [max(1, round(side * factor)) for side in (height, width)]
+        shown = rgb if factor == 1 else np.asarray(Image.fromarray(rgb).resize(seen[::-1], Image.Resampling.LANCZOS))
+        image = {"height": seen[0], "width": seen[1]}
+        return resize_ids(id_map_from_annotations({"image": image, "annotations": self(shown)}), (height, width))

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from instancersr.errors import UserError
+from instancersr.lab.method.models import teachers
 from instancersr.lab.method.models.teachers import ConvProjector, Dinov2Teacher, SamMasks, spatial_normalization
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 56, "patch_size": 14}
@@ -64,10 +65,14 @@ def test_spatial_normalization_leaves_no_mean_and_unit_deviation():
     assert torch.allclose(kept, features / features.std(1, keepdim=True), atol=1e-4)
 
 
-def test_sam_masks_become_sa1b_annotations(small_sam):
+ANY_MASK = {"points_per_side": 4, "pred_iou": -10.0, "stability": 0.0, "nms": 1.0}
+"""A random network is sure of nothing: this lets everything pass."""
+
+
+@pytest.mark.parametrize("kind", ["small_sam", "small_sam2"])
+def test_sam_masks_become_sa1b_annotations(kind, request):
     rgb = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-    # a random network is sure of nothing: let everything pass
-    notes = SamMasks(small_sam, points_per_side=4, pred_iou=-10.0, stability=0.0, nms=1.0)(rgb)
+    notes = SamMasks(request.getfixturevalue(kind), **ANY_MASK)(rgb)
     assert notes and [note["id"] for note in notes] == list(range(1, len(notes) + 1))
     for note in notes:
         mask = coco.decode({"size": note["segmentation"]["size"], "counts": note["segmentation"]["counts"].encode()
@@ -75,6 +80,23 @@ def test_sam_masks_become_sa1b_annotations(small_sam):
         assert mask.shape == (48, 64) and mask.sum() == note["area"] > 0
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         assert note["bbox"] == [columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1]
+
+
+@pytest.mark.parametrize("kind", ["small_sam", "small_sam2"])
+def test_objects_are_the_masks_with_the_smaller_on_top(kind, request, monkeypatch):
+    sam = SamMasks(request.getfixturevalue(kind), **ANY_MASK)
+    rgb = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    expected = np.zeros((48, 64), np.int32)
+    for note in sorted(sam(rgb), key=lambda note: -note["area"]):
+        size, counts = note["segmentation"]["size"], note["segmentation"]["counts"].encode()
+        expected[coco.decode({"size": size, "counts": counts}) > 0] = note["id"]
+    ids = sam.find_objects(rgb)
+    assert ids.dtype == np.int32 and len(np.unique(ids)) > 1
+    np.testing.assert_array_equal(ids, expected)
+    monkeypatch.setattr(teachers, "SAM_SIDE", 32)
+    small = sam.find_objects(rgb)
+    assert small.shape == (48, 64)
+    np.testing.assert_array_equal(small, small[::2, ::2].repeat(2, 0).repeat(2, 1))
 
 
 def test_missing_sam_names_the_command_that_fetches_it(tmp_path):
