@@ -164,14 +164,14 @@ def upscale(
     _check_tile(tile)
     denoised = _denoise(denoise)
     if watch and not all(path.is_dir() for path in inputs):
-        raise typer.BadParameter("folders are watched, not files", param_hint="--watch")
+        raise typer.BadParameter("only folders can be watched; leave out the files", param_hint="--watch")
     strengths = [split_number(text, lambda strength: 0 <= strength <= 1,
-                              "OBJECT=STRENGTH with a strength of 0 to 1, such as 7=0.3", "--instance")
+                              "OBJECT=STRENGTH with a strength from 0 to 1, such as 7=0.3", "--instance")
                  for text in instance or []]
     if strength is not None:
         fidelity = _replace_strength(strength, fidelity)
     if resample and seed == 0:
-        raise typer.BadParameter("give the new noise a --seed other than 0, which is the rest's",
+        raise typer.BadParameter("give a --seed other than 0; the rest of the picture has seed 0",
                                  param_hint="--resample")
     to_stdout = output == PIPE
     suffix = _suffix(format)
@@ -252,7 +252,7 @@ def _threads_each(workers: int) -> int | None:
 
 def _check_tile(tile: int) -> None:
     if 0 < tile < SMALLEST:
-        raise typer.BadParameter(f"a tile has at least {SMALLEST} pixels a side (0: automatic)",
+        raise typer.BadParameter(f"a tile needs at least {SMALLEST} pixels a side; 0 lets the program choose",
                                  param_hint="--tile")
 
 
