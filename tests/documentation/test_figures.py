@@ -88,6 +88,15 @@ def test_a_figure_that_was_changed_in_one_place_is_noticed_and_written_anew(tmp_
     assert expected in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(("document", "table"), [(path, name) for path in DOCUMENTS for name, _ in REGION.findall(
+    path.read_text(encoding="utf-8"))], ids=lambda value: value if isinstance(value, str) else value.name)
+def test_no_row_and_no_column_is_without_a_score(document, table):
+    """As one is whose key in the file is mistyped, or whose model was not measured."""
+    cells = [list(row.values()) for row in rows(document, table)]
+    assert all(set(row[1:]) != {"–"} for row in cells), table
+    assert all(set(column) != {"–"} for column in zip(*cells, strict=True)), table
+
+
 @pytest.mark.parametrize("document", [path for path in DOCUMENTS if path.name not in LOGS],
                          ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_score_stands_outside_a_table_of_the_file(document):
