@@ -25,135 +25,169 @@ if TYPE_CHECKING:
     from instancersr.batch.jobs import Job
     from instancersr.batch.workers import Call
 
+RESULT = "What comes out"
+METHOD = "How it is restored"
+MACHINE = "Where it is computed"
+PROGRAMS = "For many files and programs"
+EXAMPLES = """Example:  instancersr upscale holiday.jpg scans/ -o sharp/ --format webp  # what comes out
 
-@app.command(epilog="Example:  instancersr upscale holiday.jpg scans/ -o sharp/ --fidelity 0.7 --instances")
+Example:  instancersr upscale face.jpg --fidelity 0.7 --denoise 0  # how
+
+Example:  instancersr upscale large.tif --device cuda --tile 128  # where
+
+Example:  instancersr upscale scans/ -o sharp/ --jobs 2 --json > done.jsonl  # for programs
+"""
+
+
+@app.command(epilog=EXAMPLES)
 def upscale(
     inputs: Annotated[list[Path], typer.Argument(help="Pictures or folders; sub-folders are included.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder for the results, or a file name for a single picture. "
-                     "Without it: beside each input, as NAME_x4.png."),
+        typer.Option("--output", "-o", rich_help_panel=RESULT, help="Folder for the results, or the file name of a "
+                     "single one. Without it, results are written beside the inputs, as NAME_x4.png."),
     ] = None,
-    scale: Annotated[float, typer.Option(min=1, max=16, help="Enlargement of each side.")] = 4,
-    steps: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Sampling steps; without it, the model's own number.")
+    scale: Annotated[
+        float, typer.Option(min=1, max=16, rich_help_panel=RESULT, help="How many times as wide and as high.")
+    ] = 4,
+    format: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=RESULT, help="File type of the results: png, jpg, webp, tiff, bmp or avif. "
+                     "Without it, png, or the input's own type if it has several pages or frames."),
     ] = None,
+    file_quality: Annotated[
+        int, typer.Option(min=1, max=100, rich_help_panel=RESULT, help="Quality of JPEG, WebP and AVIF files. A lower "
+                          "number gives smaller files.")
+    ] = 95,
+    lossless: Annotated[
+        bool, typer.Option("--lossless", rich_help_panel=RESULT, help="Write WebP without loss, and AVIF nearly so. "
+                           "It changes no other format.")
+    ] = False,
+    instances: Annotated[
+        bool, typer.Option("--instances", rich_help_panel=RESULT, help="Also write the map of objects: "
+                           "NAME_instances.png has one colour an object, NAME_instances.json has their ids and places.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", rich_help_panel=RESULT, help="Replace results that exist. An input is never "
+                           "replaced.")
+    ] = False,
     fidelity: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="1 stays closest to the input, 0 is richest in new detail; "
-                     "without it, the model's own balance."),
+        typer.Option(min=0, max=1, rich_help_panel=METHOD, help="How close the result stays to the photo: 1 is "
+                     "closest, 0 has the most new detail. Without it, the model's own value."),
     ] = None,
     denoise: Annotated[
         str,
-        typer.Option(metavar="auto|0..1", help="How much noise and grain is taken off: 0 keeps it, 1 takes off as much "
-                     "as can be; auto: the model decides."),
+        typer.Option(metavar="auto|0..1", rich_help_panel=METHOD, help="How much noise and grain is taken off: 0 keeps "
+                     "it, 1 takes off the most. With auto, the damage of the photo decides."),
     ] = "auto",
     quality: Annotated[
         Quality | None,
-        typer.Option(help="fast: drawn without sampling. balanced: the model's own number of steps. best: four steps. "
-                     "Without it, the model's own; --steps and edits of objects sample, whatever it says."),
+        typer.Option(rich_help_panel=METHOD, help="How many sampling steps are taken: none with fast, the model's own "
+                     "number with balanced, four with best. Without it, the model's own choice. --steps, and what "
+                     "needs objects, sample in any case."),
     ] = None,
-    strength: Annotated[
-        float, typer.Option(min=0, max=1, help="How much of the restoration: 1 is all of it, 0 stays closest to the "
-                            "input.")
-    ] = 1.0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=1000, rich_help_panel=METHOD, help="An exact number of sampling steps, in "
+                                 "place of --quality.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, rich_help_panel=METHOD, help="The same seed gives the same picture. "
+                          "With --resample, it is the seed of the objects that are drawn once more.")
+    ] = 0,
     instance: Annotated[
         list[str] | None,
-        typer.Option(metavar="TARGET=STRENGTH", help="Another strength for one object, named by its id (--instances "
-                     "lists them; 0: what is no object's), by a point X,Y of the output, or by a black and white "
-                     "picture, as large as the input or the output, that is white there. May be repeated."),
+        typer.Option(metavar="OBJECT=STRENGTH", rich_help_panel=METHOD, help="Restore one object by another strength: "
+                     "0 leaves it closest to the photo, 1 restores it fully. OBJECT is its id (--instances lists them; "
+                     "0 is all that is no object), a point X,Y of the result, or a black and white picture that is "
+                     "white there, as large as the input or the result. May be repeated."),
     ] = None,
     resample: Annotated[
         list[str] | None,
-        typer.Option(metavar="TARGET", help="Draw one object once more, with the noise of --seed; the rest is the "
-                     "picture of seed 0. May be repeated."),
+        typer.Option(metavar="OBJECT", rich_help_panel=METHOD, help="Draw one object once more, with the noise of "
+                     "--seed. The rest of the picture is that of seed 0. May be repeated."),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same picture; with --resample, it is "
-                          "that of the objects drawn once more.")
-    ] = 0,
     merge: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID,ID", help="Objects of the map that are one, named by their ids; all become the first. "
-                     "For --instances, --instance and --resample. May be repeated."),
+        typer.Option(metavar="ID,ID", rich_help_panel=METHOD, help="Make several objects one, by their ids; all become "
+                     "the first. It is for --instances, --instance and --resample. May be repeated."),
     ] = None,
     segmenter: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="A Segment Anything model, hub id or folder, that finds the objects in the "
-                     "finished picture, instead of the map that comes with it; needs torch and transformers."),
+        typer.Option(metavar="MODEL", rich_help_panel=METHOD, help="A Segment Anything model, hub id or folder, that "
+                     "finds the objects in the finished picture, instead of the model's own map. It needs torch and "
+                     "transformers."),
     ] = None,
     start_from: Annotated[
-        Literal["noise", "lr"], typer.Option(help="Begin from pure noise, or from the noised input.")
+        Literal["noise", "lr"], typer.Option(rich_help_panel=METHOD, help="Sampling begins from pure noise, or from "
+                                             "the input with noise added (lr).")
     ] = "noise",
     color_fix: Annotated[
-        Literal["wavelet", "adain", "none"], typer.Option(help="How colours are kept true to the input.")
+        Literal["wavelet", "adain", "none"], typer.Option(rich_help_panel=METHOD, help="How colours are kept as in the "
+                                                          "input.")
     ] = "wavelet",
-    tile: Annotated[
-        int, typer.Option(min=0, help="Side of a tile in input pixels; less needs less memory. 0: automatic.")
-    ] = 0,
-    model: Annotated[str, typer.Option(help="'builtin', a folder with a model, or a hub id.")] = "builtin",
-    instances: Annotated[
-        bool, typer.Option("--instances", help="Also write NAME_instances.png, one colour an object, and "
-                           "NAME_instances.json, their ids and places.")
-    ] = False,
-    format: Annotated[
-        str | None,
-        typer.Option(help="File type of the results: png, jpg, webp, tiff, bmp or avif. Without it: png, or the "
-                     "source's own where it has several pages or frames."),
+    model: Annotated[
+        str, typer.Option(rich_help_panel=METHOD, help="'builtin', a folder with a model, or a hub id.")
+    ] = "builtin",
+    strength: Annotated[
+        float | None, typer.Option(min=0, max=1, hidden=True, help="Deprecated: 1 less --fidelity.")
     ] = None,
-    file_quality: Annotated[
-        int, typer.Option(min=1, max=100, help="How closely JPEG, WebP and AVIF files keep the result; less is "
-                     "smaller.")
-    ] = 95,
-    lossless: Annotated[
-        bool, typer.Option("--lossless", help="WebP without loss, AVIF as good as without; with another format it "
-                           "changes nothing.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results that exist. An input is never replaced.")
-    ] = False,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
+    device: Annotated[
+        Device, typer.Option(rich_help_panel=MACHINE, help="The processor or GPU that computes.")
+    ] = "auto",
     engine: Annotated[
-        EngineName, typer.Option(help="What computes; auto: ONNX Runtime, and torch where only torch can.")
+        EngineName, typer.Option(rich_help_panel=MACHINE, help="The library that computes. With auto, ONNX Runtime, "
+                                 "and PyTorch if only that can.")
     ] = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; without it, what the engine chooses.")
+        int | None, typer.Option(min=1, rich_help_panel=MACHINE, help="CPU threads. Without it, the engine chooses.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON record a picture on stdout.")] = False,
+    tile: Annotated[
+        int, typer.Option(min=0, rich_help_panel=MACHINE, help="Side of a tile in pixels of the input. A smaller tile "
+                          "needs less memory. With 0, the program chooses.")
+    ] = 0,
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="Pictures at once, each in a process of its own.")
+        int, typer.Option("--jobs", "-j", min=1, rich_help_panel=PROGRAMS, help="Pictures that are worked on at the "
+                          "same time, each in a process of its own.")
     ] = 1,
-    ray: Annotated[
-        str | None, typer.Option(help="Use a Ray cluster: its address; auto: one on this machine; local: start one.")
-    ] = None,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave out pictures that have a result already.")
+        bool, typer.Option("--skip-existing", rich_help_panel=PROGRAMS, help="Leave out pictures whose result exists.")
     ] = False,
     include_results: Annotated[
-        bool, typer.Option("--include-results", help="Enlarge pictures that this program wrote, too; folders are "
-                           "searched without them.")
+        bool, typer.Option("--include-results", rich_help_panel=PROGRAMS, help="Also enlarge pictures that this "
+                           "program wrote. Without it, folders are searched without them.")
     ] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Go on with pictures that come into the folders, until Ctrl-C.")
+        bool, typer.Option("--watch", rich_help_panel=PROGRAMS, help="Wait for new pictures in the folders, until "
+                           "Ctrl-C.")
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", rich_help_panel=PROGRAMS, help="Write one JSON record for each picture to stdout.")
+    ] = False,
+    ray: Annotated[
+        str | None, typer.Option(rich_help_panel=PROGRAMS, help="Use a Ray cluster: its address, auto for one on this "
+                                 "machine, or local to start one.")
+    ] = None,
 ) -> None:
-    """Upscale pictures: read, restore, enlarge, and keep EXIF, colour profile and transparency.
+    """Upscale pictures. EXIF, colour profile and transparency are kept.
 
-    "-" is a picture on stdin, "-o -" writes it to stdout.
+    "-" stands for a picture on stdin, and "-o -" writes the result to stdout.
     """
     _check_tile(tile)
     denoised = _denoise(denoise)
     if watch and not all(path.is_dir() for path in inputs):
-        raise typer.BadParameter("folders are watched, not files", param_hint="--watch")
+        raise typer.BadParameter("only folders can be watched; leave out the files", param_hint="--watch")
     strengths = [split_number(text, lambda strength: 0 <= strength <= 1,
-                              "TARGET=STRENGTH with a strength of 0 to 1, such as 7=0.3", "--instance")
+                              "OBJECT=STRENGTH with a strength from 0 to 1, such as 7=0.3", "--instance")
                  for text in instance or []]
     groups = [_group(text) for text in merge or []]
     if (groups or segmenter) and not (instances or strengths or resample):
         raise typer.BadParameter("objects are looked for with --instances, --instance or --resample only",
                                  param_hint="--merge" if groups else "--segmenter")
+    if strength is not None:
+        fidelity = _replace_strength(strength, fidelity)
     if resample and seed == 0:
-        raise typer.BadParameter("give the new noise a --seed other than 0, which is the rest's",
+        raise typer.BadParameter("give a --seed other than 0; the rest of the picture has seed 0",
                                  param_hint="--resample")
     to_stdout = output == PIPE
     suffix = _suffix(format)
@@ -173,9 +207,8 @@ def upscale(
             plans[:] = [found.skip_finished() if skip_existing or watch else found]
             return plans[0].jobs
 
-        options = {"num_inference_steps": steps, "start_from": start_from, "fidelity": fidelity,
-                   "strength": strength, "color_fix": color_fix, "tile": tile or None, "quality": quality,
-                   "denoise": denoised, "merge": groups}
+        options = {"num_inference_steps": steps, "start_from": start_from, "color_fix": color_fix, "tile": tile or None,
+                   "quality": quality, "denoise": denoised, "merge": groups, **_fidelity(fidelity, bool(strengths))}
         call = Call(model, device, threads, engine, scale=scale, seed=0 if resample else seed, options=options,
                     segmenter=segmenter)
         if strengths or resample or groups:
@@ -214,9 +247,24 @@ def _run_batches(batches: Iterator[list[Job]], call: Call, workers: int, ray: st
             raise KeyboardInterrupt(progress.summary) from None
 
 
+def _replace_strength(strength: float, fidelity: float | None) -> float:
+    """The fidelity that the option --strength of earlier versions asks for; says so."""
+    if fidelity is not None:
+        raise typer.BadParameter("it is --fidelity the other way round; give --fidelity alone", param_hint="--strength")
+    typer.echo(f"--strength is deprecated; --fidelity {1 - strength:g} does the same", err=True)
+    return 1 - strength
+
+
+def _fidelity(fidelity: float | None, objects_differ: bool) -> dict[str, float | None]:
+    """The upscaler's arguments; where objects have strengths of their own, 1 is full restoration for them."""
+    if fidelity is None or not objects_differ:
+        return {"fidelity": fidelity}
+    return {"fidelity": 0.0, "strength": 1 - fidelity}
+
+
 def _check_tile(tile: int) -> None:
     if 0 < tile < SMALLEST:
-        raise typer.BadParameter(f"a tile has at least {SMALLEST} pixels a side (0: automatic)",
+        raise typer.BadParameter(f"a tile needs at least {SMALLEST} pixels a side; 0 lets the program choose",
                                  param_hint="--tile")
 
 

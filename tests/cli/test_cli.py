@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -65,6 +66,23 @@ def test_help_loads_nothing_heavy():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "upscale" in result.stdout and "doctor" in result.stdout and "train" in result.stdout
+
+
+def test_upscale_groups_its_options_with_an_example_for_each_group():
+    """Every option stands below a heading that says what it is about, and the old name of an option below none."""
+    lines = CliRunner().invoke(app, ["upscale", "--help"], env={"COLUMNS": "120"}).output.splitlines()
+    panel, found = "", {}
+    for line in lines:
+        if line.startswith("╭"):
+            panel = line.strip("╭─╮ ")
+        elif option := re.match(r"│ (--[a-z-]+)", line):
+            found[option[1]] = panel
+    assert {name: found[name] for name in ("--format", "--fidelity", "--device", "--json")} == {
+        "--format": "What comes out", "--fidelity": "How it is restored", "--device": "Where it is computed",
+        "--json": "For many files and programs"}
+    assert [name for name, panel in found.items() if panel == "Options"] == ["--help"]
+    assert "--strength" not in found
+    assert sum("Example:" in line for line in lines) == len(set(found.values())) - 1
 
 
 @pytest.mark.parametrize("command", ["upscale", "train", "doctor"])
@@ -209,7 +227,7 @@ def test_edits_of_objects_reach_the_pipeline(upscale, tiny_model):
     Image.fromarray(small).save("small.png")
     Image.fromarray(large).save("large=1.png")
     ids = upscaler(read_image("a.png").rgb, num_inference_steps=1).instances[0]
-    code, _, err = upscale("a.png", "--strength", 0.8, "--instance", f"{ids[0, 0]}=0.3", "--instance", "70,60=0",
+    code, _, err = upscale("a.png", "--fidelity", 0.2, "--instance", f"{ids[0, 0]}=0.3", "--instance", "70,60=0",
                            "--instance", "large=1.png=0.5", "--resample", "small.png", "--resample", "5,60",
                            "--seed", 12)
     assert code == 0, err
@@ -259,6 +277,18 @@ def test_a_segmenter_that_is_not_here_is_one_line_with_the_command_that_gets_it(
     code, _, err = upscale("a.png", "--segmenter", "empty", "--instances")
     assert code == 2 and len(err) == 1 and "hf download empty" in err[0]
     assert written() == ["a.png"]
+
+
+def test_strength_is_fidelity_the_other_way_round_and_says_so(upscale):
+    save("a.png")
+    code, _, err = upscale("a.png", "--strength", 0.25, "-o", "old.png")
+    assert code == 0 and [line for line in err if "deprecated" in line] == [
+        "--strength is deprecated; --fidelity 0.75 does the same"]
+    code, _, err = upscale("a.png", "--fidelity", 0.75, "-o", "new.png")
+    assert code == 0 and not any("deprecated" in line for line in err)
+    np.testing.assert_array_equal(np.array(Image.open("old.png")), np.array(Image.open("new.png")))
+    code, _, err = upscale("a.png", "--strength", 0.25, "--fidelity", 0.5, "-o", "both.png")
+    assert code == 2 and any("--fidelity" in line for line in err) and not Path("both.png").exists()
 
 
 @pytest.mark.parametrize(("arguments", "code", "message"), [
