@@ -21,8 +21,9 @@ MIXED_GRAPHS = ("restore", "decode", "finish")
 """Those that hold weights of these parts."""
 REACH = 1.5
 """How far from the grain parts, 0, past the model's own weights, 1, a `denoise` of 1 goes."""
-AUTOMATIC = 3
-"""Values that are chosen between where nobody chooses: from the grain parts alone to the model's own."""
+DAMAGED = 0.4
+"""Odds of damage from which a photo is drawn with the model's own weights where nobody chooses. Below even: to draw a
+damaged photo with the grain parts, which sharpen its damage, costs more than the contrary."""
 MIXTURES = 4
 """How many an engine keeps."""
 
@@ -33,13 +34,13 @@ def own_share(denoise: float) -> float:
 
 
 def automatic_denoise(photo: np.ndarray, quality: int | None = None) -> float:
-    """As much as a photo is damaged: 0, 1/3 or 2/3, the grain parts' weights to the model's own.
+    """What a photo's damage asks for: 0, the grain parts' weights, or 2/3, the model's own.
 
     Args:
         photo: (h, w, 3) uint8.
         quality: of the JPEG that the photo comes from, 1 to 100; None: it says nothing.
     """
-    return round(estimate_damage(photo, quality) * (AUTOMATIC - 1)) / (AUTOMATIC - 1) / REACH
+    return 1 / REACH if estimate_damage(photo, quality) >= DAMAGED else 0.0
 
 
 def denoises(model: Model) -> bool:
