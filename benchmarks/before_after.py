@@ -9,6 +9,7 @@ presets `web_night` and `web_old`, with a seed that was chosen before anyone loo
 """
 
 import argparse
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from web_photos import run_ours, run_rival
 
 from instancersr.lab.method.degradation import degrade
 
+CAT = Path(__file__).parent.parent / "examples" / "cat.jpg"
 CELL = (600, 400)
 """Width and height of a photo in the picture."""
 SEED = 1
@@ -33,7 +35,7 @@ def damaged(picture: np.ndarray, preset: str) -> Image.Image:
 
 def photos() -> dict[str, Image.Image]:
     """The small photos by name, in the order of the rows."""
-    return {"jpeg": Image.open(Path(__file__).parent.parent / "examples" / "cat.jpg").convert("RGB"),
+    return {"jpeg": Image.open(CAT).convert("RGB"),
             "night": damaged(data.coffee()[:400, :600], "web_night"),
             "scan": damaged(data.astronaut()[:320, 16:496], "web_old")}
 
@@ -51,6 +53,8 @@ def main() -> None:
         for name, photo in small.items():
             photo.save(lr / f"{name}.png")
         run_rival(lr, rival, arguments.rival)
+        (lr / "jpeg.png").unlink()  # ours reads the file itself, whose table counts
+        shutil.copy(CAT, lr / "jpeg.jpg")
         run_ours(lr, ours, arguments.model, [])
         rows = []
         for name, photo in small.items():

@@ -33,7 +33,7 @@ def test_grain_is_the_noise_of_the_smoothest_places(level):
     noisy = 120 + np.random.default_rng(1).normal(0, level, (256, 256, 1))
     noisy[:, 128:] += np.arange(128)[:, None]  # a slope is no grain
     found = np.exp(measure(np.repeat(noisy, 3, 2).clip(0, 255).round().astype(np.uint8))[1]) - FLOOR
-    # a response of Immerkaer's mask deviates by 6, so its mean size is 6 sqrt(2 / pi); a tenth of the cells has .8 of it
+    # a response of Immerkaer's mask deviates by 6, so its mean size is 6 sqrt(2 / pi); a tenth of the cells has .8
     assert found == pytest.approx(0.8 * 6 * np.sqrt(2 / np.pi) * level, rel=0.1)
 
 

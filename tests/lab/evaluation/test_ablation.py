@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from instancersr.lab.data.prepare.run import prepare_photos
-from instancersr.lab.data.prepare.sample import Settings
+from instancersr.lab.data.prepare.sample import SampleSettings
 from instancersr.lab.evaluation.ablation import (
     AblationConfig,
     Record,
@@ -69,7 +69,7 @@ def test_summary_compares_within_a_seed():
 def mini(photo_folder, tiny_model, tmp_path_factory) -> Path:
     """An ablation of minutes on two cores, here of seconds: three cases, one seed, on shards that are read in place."""
     folder = tmp_path_factory.mktemp("ablation")
-    prepare_photos(photo_folder, folder / "shards", Settings(size=128), shard_photos=2, workers=1)
+    prepare_photos(photo_folder, folder / "shards", SampleSettings(size=128), shard_photos=2, workers=1)
     base = {"task": "diffusion", "output": "unused", "images": 16, "batch": 4, "device": "cpu", "precision": "fp32",
             "autoencoder": str(tiny_model / "autoencoder"), "restoration": str(tiny_model / "restoration"),
             "transformer": {"width": 32, "depth": 2, "heads": 2, "control_depth": 1},
