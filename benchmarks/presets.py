@@ -22,7 +22,7 @@ from instancersr.recipe import QUALITIES
 from instancersr.upscaler import Upscaler
 
 FIDELITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
-DENOISES = (0.0, 1 / 3, 2 / 3, 1.0)
+DENOISES = (0.0, 0.25, 0.5, 0.75, 1.0)
 SETTINGS = {"fidelity": FIDELITIES, "quality": QUALITIES, "denoise": DENOISES}
 
 

@@ -2,8 +2,7 @@
 
 A model may hold a second restoration network and a second detail decoder, trained from the same weights, that leave
 noise and grain in. Weights of one ancestry can be mixed, and the networks in between behave in between (Wang et al.,
-2019, "Deep network interpolation", arXiv:1811.10515; Wortsman et al., 2022, "Model soups", arXiv:2203.05482); a little
-beyond the model's own, it cleans harder.
+2019, "Deep network interpolation", arXiv:1811.10515; Wortsman et al., 2022, "Model soups", arXiv:2203.05482).
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ GRAIN_PARTS = {"restoration": "restoration_grain", "detail_decoder": "detail_dec
 """Part of a model -> the part, of the same class and shape, that leaves noise and grain in."""
 MIXED_GRAPHS = ("restore", "decode", "finish")
 """Those that hold weights of these parts."""
-REACH = 1.5
-"""How far from the grain parts, 0, past the model's own weights, 1, a `denoise` of 1 goes."""
 DAMAGED = 0.4
 """Odds of damage from which a photo is drawn with the model's own weights where nobody chooses. Below even: to draw a
 damaged photo with the grain parts, which sharpen its damage, costs more than the contrary."""
@@ -28,19 +25,14 @@ MIXTURES = 4
 """How many an engine keeps."""
 
 
-def own_share(denoise: float) -> float:
-    """The share s of the model's own weights in grain + s (own - grain), for a denoise of 0 to 1."""
-    return REACH * denoise
-
-
 def automatic_denoise(photo: np.ndarray, quality: int | None = None) -> float:
-    """What a photo's damage asks for: 0, the grain parts' weights, or 2/3, the model's own.
+    """What a photo's damage asks for: 0, the grain parts' weights, or 1, the model's own.
 
     Args:
         photo: (h, w, 3) uint8.
         quality: of the JPEG that the photo comes from, 1 to 100; None: it says nothing.
     """
-    return 1 / REACH if estimate_damage(photo, quality) >= DAMAGED else 0.0
+    return 1.0 if estimate_damage(photo, quality) >= DAMAGED else 0.0
 
 
 def denoises(model: Model) -> bool:
@@ -54,7 +46,7 @@ def mix_weights(model: Model, denoise: float) -> dict[str, np.ndarray]:
     Raises:
         ModelError: the weights of a grain part are not there, or have not the shape of its part.
     """
-    share, mixed = np.float32(own_share(denoise)), {}
+    share, mixed = np.float32(denoise), {}
     for part, grain_part in GRAIN_PARTS.items():
         if not model.has(grain_part):
             continue

@@ -14,7 +14,7 @@ from PIL import Image
 
 from .color import match_color
 from .constraints import apply_constraints
-from .denoising import automatic_denoise, own_share
+from .denoising import automatic_denoise
 from .edits import (
     Edit,
     Kept,
@@ -200,7 +200,7 @@ class Upscaler:
 
     def _denoising(self, recipe: Recipe) -> Upscaler:
         """The upscaler with the weights that the recipe asks for."""
-        if recipe.denoise is None or own_share(recipe.denoise) == 1:
+        if recipe.denoise is None or recipe.denoise == 1:
             return self
         if not self.denoises:
             raise ModelError("this model has no control of noise and grain: leave denoise out")

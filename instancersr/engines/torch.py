@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..denoising import GRAIN_PARTS, MIXTURES, own_share
+from ..denoising import GRAIN_PARTS, MIXTURES
 from ..errors import is_out_of_memory
 from ..lab.method.diffusion import Denoiser, decode, decode_photo, encode_moments, restore, token_layer
 
@@ -48,7 +48,7 @@ class TorchEngine:
 
     def _mixture(self, denoise: float) -> TorchEngine:
         parts = self._parts.components
-        mixed = {part: _mixed(parts[part], parts[grain], own_share(denoise))
+        mixed = {part: _mixed(parts[part], parts[grain], denoise)
                  for part, grain in GRAIN_PARTS.items() if parts[grain] is not None}
         mixture = copy(self)
         mixture._parts = SimpleNamespace(**(parts | mixed))

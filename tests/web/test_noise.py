@@ -56,7 +56,7 @@ def test_the_choice_is_there_where_the_model_has_the_control_and_changes_the_pic
     photo = data.chelsea()[60:84, 100:124]
     Image.fromarray(photo).save(tmp_path / "a.png")
     seen = {}
-    for word, denoise in (("auto", None), ("keep", 0.0), ("light", 1 / 3), ("strong", 1.0)):
+    for word, denoise in (("auto", None), ("keep", 0.0), ("light", 0.5), ("strong", 1.0)):
         given = [(values | {LABEL: word}).get(each.label, [str(tmp_path / "a.png")]) for each in enlarge.inputs]
 
         async def run(given=given) -> None:
