@@ -121,7 +121,7 @@ def test_the_own_weights_are_not_mixed_and_the_grain_parts_not_read(folders, tmp
 
 def test_threads_with_different_values_get_what_they_get_alone(folders, both):
     """More values than an engine keeps, so that mixtures come and go meanwhile."""
-    values = [None, 0, 0.2, 0.4, 0.6, 0.8, 1]
+    values = [0, 0.2, 0.4, 0.6, 0.8, 1]
     for engine, upscaler in both.items():
         fresh = load_upscaler(str(folders / "both"), "cpu", 1, engine)
         alone = {value: pixels(upscaler, denoise=value, instances=False) for value in values}
