@@ -87,8 +87,11 @@ def shell(tmp_path, photo_folder, command):
 def put_pictures(folder: Path) -> None:
     """What the examples speak of, small."""
     picture = Image.fromarray(data.astronaut()[60:84, 200:232])  # 24 x 32
-    for name in ("holiday.jpg", "face.jpg", "photo.jpg", "photo.png", "old.png"):
+    for name in ("holiday.jpg", "face.jpg", "photo.jpg", "old.png"):
         picture.save(folder / name)
+    two = np.full((24, 32, 3), (30, 60, 160), np.uint8)  # objects
+    two[:, 16:] = 240, 150, 40
+    Image.fromarray(two).save(folder / "photo.png")
     mask = np.zeros((24, 32), np.uint8)
     mask[4:12, 6:20] = 255
     Image.fromarray(mask).save(folder / "mask.png")

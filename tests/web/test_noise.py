@@ -66,4 +66,5 @@ def test_the_choice_is_there_where_the_model_has_the_control_and_changes_the_pic
         asyncio.run(run())
         seen[word] = np.asarray(sessions.find("visitor")[1].picture)
         np.testing.assert_array_equal(seen[word], np.asarray(grained(photo, fidelity=1, denoise=denoise).images[0]))
-    assert len({picture.tobytes() for picture in seen.values()}) == 4
+    kinds = {word: picture.tobytes() for word, picture in seen.items()}
+    assert len(set(kinds.values())) == 3 and kinds["auto"] in (kinds["keep"], kinds["strong"])
