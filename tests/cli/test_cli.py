@@ -272,6 +272,7 @@ def test_a_segmenter_finds_the_objects(upscale, tiny_model, small_sam):
 
 
 def test_a_segmenter_that_is_not_here_is_one_line_with_the_command_that_gets_it(upscale):
+    pytest.importorskip("torchvision", reason="SAM's processor needs torchvision")
     save("a.png")
     Path("empty").mkdir()
     code, _, err = upscale("a.png", "--segmenter", "empty", "--instances")
