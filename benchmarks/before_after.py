@@ -9,15 +9,14 @@ presets `web_night` and `web_old`, with a seed that was chosen before anyone loo
 """
 
 import argparse
-import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
+from contact_sheet import sheet
 from PIL import Image
 from skimage import data
-from web_photos import run_ours, run_rival
 
 from instancersr.lab.method.degradation import degrade
 
@@ -33,11 +32,12 @@ def damaged(picture: np.ndarray, preset: str) -> Image.Image:
     return Image.fromarray((degrade(hr, preset, [SEED])[0] * 255).round().byte().permute(1, 2, 0).numpy())
 
 
-def photos() -> dict[str, Image.Image]:
-    """The small photos by name, in the order of the rows."""
-    return {"jpeg": Image.open(CAT).convert("RGB"),
-            "night": damaged(data.coffee()[:400, :600], "web_night"),
-            "scan": damaged(data.astronaut()[:320, 16:496], "web_old")}
+def write_photos(folder: Path) -> list[Path]:
+    """The small photos, in the order of the rows."""
+    night, scan = folder / "night.png", folder / "scan.png"
+    damaged(data.coffee()[:400, :600], "web_night").save(night)
+    damaged(data.astronaut()[:320, 16:496], "web_old").save(scan)
+    return [CAT, night, scan]
 
 
 def main() -> None:
@@ -46,23 +46,9 @@ def main() -> None:
     parser.add_argument("--rival", type=Path, required=True, help="Real-ESRGAN x4plus as an ONNX file")
     parser.add_argument("--model", default="builtin")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as work:
-        lr, ours, rival = (Path(work, name) for name in ("lr", "ours", "rival"))
-        lr.mkdir()
-        small = photos()
-        for name, photo in small.items():
-            photo.save(lr / f"{name}.png")
-        run_rival(lr, rival, arguments.rival)
-        (lr / "jpeg.png").unlink()  # ours reads the file itself, whose table counts
-        shutil.copy(CAT, lr / "jpeg.jpg")
-        run_ours(lr, ours, arguments.model, [])
-        rows = []
-        for name, photo in small.items():
-            large = [Image.open(folder / f"{name}_x4.png").convert("RGB") for folder in (rival, ours)]
-            cells = [photo.resize(CELL, Image.Resampling.BICUBIC),
-                     *(picture.resize(CELL, Image.Resampling.LANCZOS) for picture in large)]
-            rows.append(np.concatenate([np.asarray(cell) for cell in cells], 1))
-    Image.fromarray(np.concatenate(rows)).save(arguments.output, quality=88)
+    with tempfile.TemporaryDirectory() as folder:
+        photos = write_photos(Path(folder))
+        sheet(photos, arguments.rival, arguments.model, [[]], CELL).save(arguments.output, quality=88)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 Crops of training photos are damaged by the presets of cameras and of the web, so many by each; a perceptron learns to
 tell the two from what `instancersr.damage.measure` says of their LR photos. `web_mild` lies between and is left out.
 Shown: the share of each preset's crops, of photos that were not fitted, that counts as damaged; then that of the
-pictures in the folders of `--check`, which are never fitted.
+pictures in the folders of `--check`, which are never fitted. The shipped one saw the photos of
+configs/web/1_restoration.yaml, 80 drawn pages among them.
 """
 
 import argparse

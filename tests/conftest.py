@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,31 @@ def photo_folder(tmp_path_factory) -> Path:
         Image.fromarray(picture).save(folder / f"{name}.png")
         (folder / f"{name}.json").write_text(json.dumps(annotations_from_id_map(ids, f"{name}.png")))
     return folder
+
+
+@pytest.fixture(scope="session")
+def save_hub_models() -> Callable[[Path, int], dict[str, str]]:
+    """Saves a DiT whose outputs are not 0, for a side in latents, an AutoencoderKL and a DINOv2 in the hub's layouts."""
+    from diffusers import AutoencoderKL, DiTTransformer2DModel
+    from transformers import Dinov2Config, Dinov2Model
+
+    def save(folder: Path, side: int) -> dict[str, str]:
+        torch.manual_seed(0)
+        dit = DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=8,
+                                    num_layers=3, sample_size=side, patch_size=2, num_embeds_ada_norm=10)
+        for parameter in dit.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        for block in dit.transformer_blocks[1:]:  # as in the published checkpoint: every block has the same embedders
+            block.norm1.emb.load_state_dict(dit.transformer_blocks[0].norm1.emb.state_dict())
+        dit.save_pretrained(folder / "dit")
+        AutoencoderKL(down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
+                      block_out_channels=[8] * 4, norm_num_groups=4, latent_channels=4,
+                      scaling_factor=0.18215).save_pretrained(folder / "vae")
+        Dinov2Model(Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=56,
+                                 patch_size=14)).save_pretrained(folder / "dinov2")
+        return {name: str(folder / name) for name in ("dit", "vae", "dinov2")}
+
+    return save
 
 
 @pytest.fixture(scope="session")

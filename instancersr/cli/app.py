@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -41,4 +42,15 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted", style="red")
-        sys.exit(INTERRUPTED)
+        _end(INTERRUPTED)
+    except SystemExit as end:
+        _end(end.code)
+
+
+def _end(code: int | str | None) -> NoReturn:
+    """Ends this process; as one of several, without Python's own end, in which gloo's threads may abort it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not isinstance(code, str):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)
+    sys.exit(code)

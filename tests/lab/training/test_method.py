@@ -12,7 +12,6 @@ import torch.nn.functional as F
 import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
 from skimage import data
-from transformers import Dinov2Config, Dinov2Model
 
 from instancersr.lab.data.cache import build_cache
 from instancersr.lab.data.dataset import CropDataset, Picture
@@ -32,23 +31,8 @@ SIZES = {"width": 32, "depth": 3, "heads": 2, "control_depth": 2, "prediction": 
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory) -> dict[str, str]:
-    """A DiT whose outputs are not 0, an AutoencoderKL and a DINOv2."""
-    folder = tmp_path_factory.mktemp("hub")
-    torch.manual_seed(0)
-    dit = DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=8,
-                                num_layers=3, sample_size=8, patch_size=2, num_embeds_ada_norm=10)
-    for parameter in dit.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    for block in dit.transformer_blocks[1:]:  # as in the published checkpoint: every block has the same embedders
-        block.norm1.emb.load_state_dict(dit.transformer_blocks[0].norm1.emb.state_dict())
-    dit.save_pretrained(folder / "dit")
-    AutoencoderKL(down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
-                  block_out_channels=[8] * 4, norm_num_groups=4, latent_channels=4,
-                  scaling_factor=0.18215).save_pretrained(folder / "vae")
-    Dinov2Model(Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=56,
-                             patch_size=14)).save_pretrained(folder / "dinov2")
-    return {name: str(folder / name) for name in ("dit", "vae", "dinov2")}
+def hub(save_hub_models, tmp_path_factory) -> dict[str, str]:
+    return save_hub_models(tmp_path_factory.mktemp("hub"), 8)
 
 
 def build(hub: dict[str, str], **values):

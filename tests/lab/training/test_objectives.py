@@ -178,12 +178,12 @@ def test_a_decoder_alone_is_trained_where_the_transformer_is_held(hub, tmp_path)
     RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path)
     task = objective(hub, restoration=tmp_path, denoising_weight=0.0,
                      sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "decoder_only": True,
-                              "pattern_weight": 2.0})
+                              "pattern_weight": 2.0, "grid_weight": 3.0})
     trained = {name.split(".")[0] for name, weight in task.model.named_parameters() if weight.requires_grad}
     assert trained == {"detail_decoder"}
     found = terms(task)
     sum(found.values()).backward()
-    assert "pattern" in found and task.model["detail_decoder"].tail.weight.grad.abs().sum() > 0
+    assert {"pattern", "grid"} <= found.keys() and task.model["detail_decoder"].tail.weight.grad.abs().sum() > 0
 
 
 def refuse(*_: object) -> None:
@@ -293,6 +293,16 @@ def test_what_is_merged_is_half_way_between_the_trained_weights_and_those_of_a_s
     assert saved.config.blocks == 3
     torch.testing.assert_close(saved.head.weight, begun.head.weight + 0.25)
     torch.testing.assert_close(saved.body[2].conv2.weight, torch.full_like(saved.body[2].conv2.weight, 0.25))
+
+
+def test_a_network_is_trained_with_the_branch_it_lacked(tmp_path):
+    torch.manual_seed(0)
+    RestorationNetwork(8, 3).save_pretrained(tmp_path / "begun")
+    for begin in ({}, {"init": tmp_path / "begun"}, {"init": tmp_path / "begun", "merge": tmp_path / "begun"}):
+        task = restoration(coarse_blocks=2, **begin)
+        assert all(weight.requires_grad for weight in task.model.parameters())
+        task.export(task.model, tmp_path / "model")
+        assert RestorationNetwork.from_pretrained(tmp_path / "model").config.coarse_blocks == 2
 
 
 def test_networks_of_one_size_are_merged_wherever_they_lie(tmp_path):

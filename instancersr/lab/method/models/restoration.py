@@ -85,7 +85,10 @@ class RestorationNetwork(ModelMixin, ConfigMixin):
         return self.render(lr, self.features(lr))
 
     def features(self, lr: Tensor) -> Tensor:
-        """lr (B, 3, h, w) in [0, 1] -> what the network knows of it, (B, channels, h, w)."""
+        """lr (B, 3, h, w) in [0, 1] -> what the network knows of it, (B, channels, h, w).
+
+        With a branch of half the resolution, h and w are even.
+        """
         features = self.head(lr)
         wide = features if self.coarse is None else features + self.coarse(features)
         return features + self.body(wide)
