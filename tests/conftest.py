@@ -89,7 +89,7 @@ def photo_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def save_hub_models() -> Callable[[Path, int], dict[str, str]]:
-    """Saves a DiT whose outputs are not 0, for a side in latents, an AutoencoderKL and a DINOv2 in the hub's layouts."""
+    """Saves in the hub's layouts a DiT of a side in latents, whose outputs are not 0, an AutoencoderKL and a DINOv2."""
     from diffusers import AutoencoderKL, DiTTransformer2DModel
     from transformers import Dinov2Config, Dinov2Model
 
