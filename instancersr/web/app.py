@@ -16,9 +16,9 @@ import gradio as gr
 from ..errors import UserError
 from ..presets import DENOISE, FIDELITY
 from ..recipe import QUALITIES, Quality
-from .jobs import Job, Progress, Stopped, Worker
-from .session import Changes, Result, Sessions
+from .session import Changes, Enlarged, Sessions
 from .studio import Options, Outcome, Studio, address, compare_with, go_to, save
+from .tasks import Progress, Stopped, Task, Worker
 
 SCALES = [("2×", 2), ("3×", 3), ("4×", 4)]
 LOOKS = {"natural": "Natural", "between": "In between", "faithful": "Faithful"}
@@ -93,9 +93,9 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
         def busy(working: bool) -> dict:
             return {start: gr.update(interactive=not working), cancel: gr.update(interactive=working)}
 
-        async def follow(key: str, work: Callable[[Job], Any],
+        async def follow(key: str, work: Callable[[Task], Any],
                          finish: Callable[[Any], dict]) -> AsyncGenerator[dict, None]:
-            """Updates of the page while a job waits and runs, and those that `finish` makes of its result."""
+            """Updates of the page while a task waits and runs, and those that `finish` makes of its result."""
             try:
                 async with aclosing(worker.run(key, work)) as states:
                     async for state in states:
@@ -108,7 +108,7 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
             except UserError as error:
                 yield {status: _problems([str(error)]), **busy(False)}
             except Exception:  # a bug; the page gets no traceback
-                logging.getLogger(__name__).exception("a job failed")
+                logging.getLogger(__name__).exception("a task failed")
                 yield {status: _problems(["This did not work; the server's log says why."]), **busy(False)}
 
         async def enlarge(paths: list[str] | None, times: float, chosen_quality: Quality, chosen_look: str,
@@ -121,10 +121,10 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
             options = Options(times, chosen_quality, FIDELITY[chosen_look], ending, DENOISE[chosen_noise],
                               chosen_finder == "segmenter")
 
-            def work(job: Job) -> tuple[Outcome, Result | None]:
-                return studio.enlarge(session, [Path(path) for path in paths], options, job)
+            def work(task: Task) -> tuple[Outcome, Enlarged | None]:
+                return studio.enlarge(session, [Path(path) for path in paths], options, task)
 
-            def finish(done: tuple[Outcome, Result | None]) -> dict:
+            def finish(done: tuple[Outcome, Enlarged | None]) -> dict:
                 outcome, result = done
                 sessions.keep(session, outcome.pixels, result)
                 parts = shown(result, None) if result else {viewer: outcome.view}
@@ -138,7 +138,7 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                 async for update in updates:
                     yield update
 
-        def shown(result: Result, number: int | None) -> dict:
+        def shown(result: Enlarged, number: int | None) -> dict:
             """What the page shows of a result with this object chosen, where it is there."""
             objects = [(each["label"], each["id"]) for each in result.view["objects"]]
             number = number if number in dict(objects).values() else None
@@ -164,8 +164,8 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                 def finish(_: None) -> dict:
                     return {status: "<p>Done.</p>", link: ""} | shown(result, number)
 
-                def work(job: Job) -> None:
-                    studio.change(session, result, changes, label, job)
+                def work(task: Task) -> None:
+                    studio.change(session, result, changes, label, task)
 
                 async with aclosing(follow(str(request.session_hash), work, finish)) as updates:
                     async for update in updates:
@@ -173,7 +173,7 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
 
             return change
 
-        def looking(look: Callable[[Result, int], None]) -> Callable:
+        def looking(look: Callable[[Enlarged, int], None]) -> Callable:
             """What choosing a version does."""
 
             def choose(place: int, number: int | None, request: gr.Request) -> dict:
@@ -267,7 +267,7 @@ def _known(number: int | None) -> int:
 
 def _progress(state: Progress) -> str:
     if state.ahead:
-        others = "1 other job is" if state.ahead == 1 else f"{state.ahead} other jobs are"
+        others = "1 other task is" if state.ahead == 1 else f"{state.ahead} other tasks are"
         return f"<p>Waiting in line: {others} before yours.</p><progress aria-label='Progress'></progress>"
     left = "" if state.seconds_left is None else f" {_time_left(state.seconds_left)} left."
     return (f"<p>Working.{left}</p>"

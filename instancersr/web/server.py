@@ -112,9 +112,9 @@ def page_app(upscaler: Upscaler, max_pixels: int, auth: str | None = None,
         from fastapi import FastAPI
 
         from .app import THEME, build_page, read_part
-        from .jobs import Worker
         from .session import KEPT_SESSIONS, Sessions
         from .studio import Studio
+        from .tasks import Worker
 
         worker = Worker()
         try:

@@ -97,7 +97,7 @@ class Version:
 
 
 @dataclass
-class Result:
+class Enlarged:
     """An enlarged photo.
 
     name: of the results' files, without suffix. source: the uploaded file. photo: what is in it. original: as the
@@ -135,7 +135,7 @@ class Session:
     def __init__(self, root: Path):
         self.folder = root / secrets.token_urlsafe(24)
         self.folder.mkdir(parents=True)
-        self.result: Result | None = None
+        self.result: Enlarged | None = None
         self.pixels = 0
         """How much is kept here: pixels of the results."""
 
@@ -168,12 +168,12 @@ class Sessions:
         self._let_go()
         return session
 
-    def keep(self, session: Session, pixels: int, result: Result | None = None) -> None:
+    def keep(self, session: Session, pixels: int, result: Enlarged | None = None) -> None:
         """Notes what a session holds; the sessions that were longest unused go where it is too much for all."""
         session.pixels, session.result = pixels, result
         self._let_go()
 
-    def find(self, key: str) -> tuple[Session, Result]:
+    def find(self, key: str) -> tuple[Session, Enlarged]:
         """The visitor's session and result.
 
         Raises:

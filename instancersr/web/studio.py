@@ -20,8 +20,8 @@ from ..instances.maps import merge_objects
 from ..recipe import Quality
 from ..upscaler import Segmenter, Upscaler
 from .export import PREVIEW_SIDE, describe_objects, pack_map, shrink_map, write_preview, write_zip
-from .jobs import Job, Stopped
-from .session import Changes, Result, Session, Version
+from .session import Changes, Enlarged, Session, Version
+from .tasks import Stopped, Task
 
 LAST = "The last photo. Enlarge one alone to change the objects in it."
 UNSAMPLED = "Fast finds no objects: choose another quality to change them."
@@ -80,7 +80,8 @@ class Studio:
         """Whether the model has the control of noise and grain."""
         return self._upscaler.denoises
 
-    def enlarge(self, session: Session, paths: list[Path], options: Options, job: Job) -> tuple[Outcome, Result | None]:
+    def enlarge(self, session: Session, paths: list[Path], options: Options,
+                task: Task) -> tuple[Outcome, Enlarged | None]:
         """Upscales photos one by one; a bad one does not stop the others.
 
         Returns:
@@ -93,7 +94,7 @@ class Studio:
         names = _names(paths, options)
         for number, path in enumerate(paths):
             try:
-                result = self._enlarge(path, names[path], options, with_objects, _part(job, number, len(paths)))
+                result = self._enlarge(path, names[path], options, with_objects, _part(task, number, len(paths)))
                 if len(paths) > 1:
                     target = _free(folder / f"{result.name}{options.suffix}")
                     outcome.notes += _notes(write_result(target, [(np.asarray(result.picture), result.photo)]), result,
@@ -117,15 +118,15 @@ class Studio:
         return outcome, result if len(paths) == 1 else None
 
     def _enlarge(self, path: Path, name: str, options: Options, with_objects: bool,
-                 progress: Callable[[int, int], None]) -> Result:
+                 progress: Callable[[int, int], None]) -> Enlarged:
         photo = read_image(path, self._max_pixels)
         segmenter = self._segmenter() if self._segmenter and options.segmented and with_objects else None
         out = self._upscaler(photo, scale=options.scale, fidelity=options.fidelity, quality=options.quality,
                              denoise=options.denoise, keep_latents=with_objects, instances=with_objects,
                              segmenter=segmenter, progress=progress)
-        return Result(name, path, photo, out, out.images[0], out.instances[0] if out.instances else None)
+        return Enlarged(name, path, photo, out, out.images[0], out.instances[0] if out.instances else None)
 
-    def change(self, session: Session, result: Result, changes: Changes, label: str, job: Job) -> None:
+    def change(self, session: Session, result: Enlarged, changes: Changes, label: str, task: Task) -> None:
         """Shows the result with these changes: a version that looks so already, or else a new one.
 
         Args:
@@ -141,7 +142,7 @@ class Studio:
                     result.versions[number] = replace(version, changes=changes)
                     return go_to(result, number)
             # all changes of the original, so that their order is the same
-            out = self._upscaler.edit(unedited, edits=changes.edits, progress=_part(job, 0, 1))
+            out = self._upscaler.edit(unedited, edits=changes.edits, progress=_part(task, 0, 1))
         except (ValueError, MemoryError) as error:
             raise UserError(_line(Path(result.name), error)) from error
         file = session.new_file("version.png")
@@ -149,7 +150,7 @@ class Studio:
         _add_version(session, result, label, changes, out.images[0], file)
 
 
-def show(session: Session, result: Result, note: str) -> None:
+def show(session: Session, result: Enlarged, note: str) -> None:
     """Fills the view of a new result: addresses of both pictures, their size, objects and their map, or else a note."""
     width, height = size = result.picture.size
     before = write_preview(session.new_file("before.jpg"), _merely_enlarged(result.photo, size), result.photo)
@@ -158,7 +159,7 @@ def show(session: Session, result: Result, note: str) -> None:
     compare_with(result, None)
 
 
-def go_to(result: Result, number: int) -> None:
+def go_to(result: Enlarged, number: int) -> None:
     """Shows a version of the result, beside the one that was shown."""
     version = result.versions[number]
     left, result.at = result.at, number
@@ -169,7 +170,7 @@ def go_to(result: Result, number: int) -> None:
     _show_current(result)
 
 
-def compare_with(result: Result, number: int | None) -> None:
+def compare_with(result: Enlarged, number: int | None) -> None:
     """Shows a version in the place of the photo before; None: the photo itself, merely enlarged."""
     if number is None:
         shown, tag, words = result.view["photo"], "Before", "the photo before, merely enlarged"
@@ -180,7 +181,7 @@ def compare_with(result: Result, number: int | None) -> None:
     result.view = result.view | {"before": shown, "tag_before": tag, "alt_before": f"{result.name}: {words}"}
 
 
-def _add_version(session: Session, result: Result, label: str, changes: Changes, picture: Image.Image,
+def _add_version(session: Session, result: Enlarged, label: str, changes: Changes, picture: Image.Image,
                  file: Path | None = None) -> None:
     shown = address(write_preview(session.new_file("after.jpg"), picture, result.photo))
     result.versions.append(Version(label, changes, shown, file))
@@ -189,7 +190,7 @@ def _add_version(session: Session, result: Result, label: str, changes: Changes,
     _show_current(result)
 
 
-def _show_current(result: Result) -> None:
+def _show_current(result: Enlarged) -> None:
     """Puts the version that is shown, and its objects, into the result's view."""
     version, number = result.versions[result.at], result.at + 1
     after = "After" if number == 1 else f"Version {number}"
@@ -203,12 +204,12 @@ def _show_current(result: Result) -> None:
         result.view = result.view | {"objects": objects, "map": pack_map(ids, list(lines))}
 
 
-def _merged(result: Result, changes: Changes) -> np.ndarray:
+def _merged(result: Enlarged, changes: Changes) -> np.ndarray:
     """The map of the result with these changes."""
     return merge_objects(result.original.instances[0], list(changes.merged.values()))
 
 
-def save(session: Session, result: Result, suffix: str) -> tuple[Path, list[str]]:
+def save(session: Session, result: Enlarged, suffix: str) -> tuple[Path, list[str]]:
     """A file to keep, and a line for each thing that its format could not keep.
 
     Raises:
@@ -233,9 +234,9 @@ def _merely_enlarged(photo: Photo, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(photo.rgb).resize([max(1, round(side * factor)) for side in size], Image.Resampling.BICUBIC)
 
 
-def _part(job: Job, number: int, count: int) -> Callable[[int, int], None]:
+def _part(task: Task, number: int, count: int) -> Callable[[int, int], None]:
     """The upscaler's progress with one of several photos, as a share of all of them."""
-    return lambda done, total: job.report((number + done / total) / count)
+    return lambda done, total: task.report((number + done / total) / count)
 
 
 def _names(paths: list[Path], options: Options) -> dict[Path, str]:
@@ -246,7 +247,7 @@ def _names(paths: list[Path], options: Options) -> dict[Path, str]:
     return {path: f"{stems.get(path, path.stem)}{mark}" for path in paths}
 
 
-def _notes(notes: list[str], result: Result, target: Path) -> list[str]:
+def _notes(notes: list[str], result: Enlarged, target: Path) -> list[str]:
     """Notes without the server's paths, and one where a file has more pictures than the page enlarges."""
     dropped = dropped_frames(result.source, result.photo, ".jpg")
     lines = [*notes, dropped.rsplit(";", 1)[0]] if dropped else notes

@@ -583,11 +583,11 @@ def test_every_file_of_a_folder_is_accounted_for(upscale):
     for name in ("in/a.png", "in/a.jpg", "in/b.webp", "in/c.jfif", "in/sub/d.gif"):
         save(name, **({"format": "JPEG"} if name.endswith("jfif") else {}))
     Path("in/broken.jpg").write_bytes(b"\xff\xd8")
-    for name in ("clip.mp4", "IMG.DNG", "notes"):
+    for name in ("clip.mp4", "notes.doc", "notes"):
         Path("in", name).write_bytes(b"x")
     code, out, err = upscale("in", "-o", "out")
     assert code == 1 and len(out) == 5 and "broken.jpg" in err[0]
-    assert err[1] == "3 files left out: 1 .dng, 1 .mp4, 1 without suffix" and err[2] == "5 done, 1 failed"
+    assert err[1] == "3 files left out: 1 .doc, 1 .mp4, 1 without suffix" and err[2] == "5 done, 1 failed"
     code, out, err = upscale("in", "-o", "out", "--skip-existing")
     assert code == 1 and not out and err[2] == "0 done, 1 failed, 5 skipped: there is a result already"
     Path("in/broken.jpg").unlink()

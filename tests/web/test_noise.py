@@ -14,9 +14,9 @@ pytest.importorskip("gradio", reason="needs the page's packages: pip install '.[
 from instancersr.lab.method.models import RestorationNetwork
 from instancersr.lab.pipeline import InstanceRSRPipeline
 from instancersr.web.app import build_page
-from instancersr.web.jobs import Worker
 from instancersr.web.session import Sessions
 from instancersr.web.studio import Studio
+from instancersr.web.tasks import Worker
 
 LABEL = "Noise and grain"
 

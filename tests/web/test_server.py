@@ -22,7 +22,7 @@ API = "gradio_api/"
 
 
 class GatedPipeline:
-    """The real upscaler, which after each tile waits until the test lets it go on, and counts each job's tiles."""
+    """The real upscaler, which after each tile waits until the test lets it go on, and counts each task's tiles."""
 
     def __init__(self, pipe):
         self._pipe = pipe
@@ -32,11 +32,11 @@ class GatedPipeline:
         self.total = 0
 
     def __call__(self, *arguments, progress, **options):
-        job = len(self.tiles)
+        task = len(self.tiles)
         self.tiles.append(0)
 
         def report(done, total):
-            self.tiles[job] += 1
+            self.tiles[task] += 1
             self.total = total
             assert self.gate.wait(60)
             progress(done, total)
@@ -68,7 +68,7 @@ def address(serve_page, pipe):
 
 @pytest.fixture
 def held(pipe):
-    """Jobs stand still after their first tile until the test ends or opens the gate."""
+    """Tasks stand still after their first tile until the test ends or opens the gate."""
     pipe.gate.clear()
     pipe.tiles = []
     yield pipe
@@ -76,10 +76,10 @@ def held(pipe):
 
 
 def wait_for_tile(held, wait=lambda milliseconds: time.sleep(milliseconds / 1000)):
-    """Until the first tile is done: for ever, were the job refused, so there is an end to patience."""
+    """Until the first tile is done: for ever, were the task refused, so there is an end to patience."""
     end = time.monotonic() + 60
     while not sum(held.tiles):
-        assert time.monotonic() < end, "no job has begun"
+        assert time.monotonic() < end, "no task has begun"
         wait(50)
 
 
@@ -181,7 +181,7 @@ def test_who_waits_sees_how_many_are_before(address, photo, held):
     wait_for_tile(held)
     second.enlarge(second.upload(photo))
     events = second.events()
-    assert any("1 other job is before yours" in json.dumps(event) for event in events)
+    assert any("1 other task is before yours" in json.dumps(event) for event in events)
     held.gate.set()
     assert "128 \\u00d7 96" in [json.dumps(event) for event in events if "output" in event][-1]
 
@@ -211,7 +211,7 @@ def test_a_client_whose_connection_breaks_frees_the_worker(address, photo, held)
 
 
 def check_that_the_next_is_served(address, photo, held):
-    """The job before has left the line though its first tile is not finished, and gets no second one."""
+    """The task before has left the line though its first tile is not finished, and gets no second one."""
     client = Client(address, "next")
     client.enlarge(client.upload(photo))
     events = client.events()

@@ -8,9 +8,9 @@ from skimage import data
 from instancersr.edits import Edit
 from instancersr.errors import UserError
 from instancersr.loading import installed_segmenter, load_upscaler
-from instancersr.web.jobs import Job
 from instancersr.web.session import Changes, Session, Setting
 from instancersr.web.studio import Options, Studio, compare_with, go_to
+from instancersr.web.tasks import Task
 
 
 @pytest.mark.parametrize("quality", ["fast", "balanced"])
@@ -18,7 +18,7 @@ def test_only_what_was_sampled_has_objects_to_change(tmp_path, quality):
     Image.fromarray(data.astronaut()[40:64, 200:232]).save(tmp_path / "a.png")
     studio = Studio(load_upscaler(threads=1), 1_000_000)
     options = Options(4, quality, None, ".png")
-    outcome, result = studio.enlarge(Session(tmp_path), [tmp_path / "a.png"], options, Job("me"))
+    outcome, result = studio.enlarge(Session(tmp_path), [tmp_path / "a.png"], options, Task("me"))
     assert outcome.problems == [] and result.picture.size == (128, 96) and outcome.pixels == 128 * 96
     if quality == "fast":
         assert result.ids is None and outcome.view["objects"] == [] and "another quality" in outcome.view["note"]
@@ -38,7 +38,7 @@ def enlarged(upscaler, tmp_path):
     studio, session = Studio(upscaler, 1_000_000, lambda: lambda rgb: thirds), Session(tmp_path)
     thirds = np.repeat([1, 2, 3], [48, 40, 40]).astype(np.int32) * np.ones((96, 1), np.int32)
     options = Options(4, "balanced", None, ".png", segmented=True)
-    outcome, result = studio.enlarge(session, [tmp_path / "a.png"], options, Job("me"))
+    outcome, result = studio.enlarge(session, [tmp_path / "a.png"], options, Task("me"))
     assert outcome.problems == []
     return studio, session, result
 
@@ -59,7 +59,7 @@ def test_every_version_is_kept_and_shown_beside_the_one_before(enlarged):
     assert result.view["tag_before"] == "Before" and result.view["tag_after"] == "After"
     for place, seed in ((2, 3), (3, 4)):
         before = result.view["after"]
-        studio.change(session, result, result.changes.set(number, seed=seed), f"seed {seed}", Job("me"))
+        studio.change(session, result, result.changes.set(number, seed=seed), f"seed {seed}", Task("me"))
         looks.append(pixels(result.picture))
         assert result.view["before"] == before and result.view["after"] != before
         assert result.view["tag_after"] == f"Version {place}" and result.view["tag_before"] == f"Version {place - 1}"
@@ -81,11 +81,11 @@ def test_what_was_drawn_already_is_not_drawn_again(enlarged):
     studio, session, result = enlarged
     number = result.view["objects"][0]["id"]
     again = Changes().set(number, seed=3)
-    studio.change(session, result, again, "again", Job("me"))
+    studio.change(session, result, again, "again", Task("me"))
     drawn = result.picture
-    studio.change(session, result, Changes(), "all reset", Job("me"))
+    studio.change(session, result, Changes(), "all reset", Task("me"))
     assert result.at == 0 and len(result.versions) == 2
-    studio.change(session, result, again, "again", Job("me"))
+    studio.change(session, result, again, "again", Task("me"))
     assert result.at == 1 and len(result.versions) == 2
     np.testing.assert_array_equal(pixels(result.picture), pixels(drawn))
 
@@ -94,19 +94,19 @@ def test_merged_objects_are_one_in_the_list_the_map_and_the_edits(enlarged, upsc
     studio, session, result = enlarged
     first, second = (each["id"] for each in result.view["objects"][:2])
     both, plain, packed = np.isin(result.ids, [first, second]), pixels(result.picture), result.view["map"]["data"]
-    studio.change(session, result, result.changes.merge([first, second]), "merged", Job("me"))
+    studio.change(session, result, result.changes.merge([first, second]), "merged", Task("me"))
     assert len(result.versions) == 1 and np.array_equal(pixels(result.picture), plain)  # nothing was drawn
     assert np.array_equal(result.ids == first, both) and result.view["map"]["data"] != packed
     listed = [each["id"] for each in result.view["objects"]]
     assert first in listed and second not in listed
-    studio.change(session, result, result.changes.set(first, strength=0.0), "weaker", Job("me"))
+    studio.change(session, result, result.changes.set(first, strength=0.0), "weaker", Task("me"))
     expected = upscaler.edit(result.original, [Edit(both, strength=0)]).images[0]
     np.testing.assert_array_equal(pixels(result.picture), pixels(expected))
     assert not np.array_equal(pixels(result.picture), plain)
-    studio.change(session, result, Changes(), "all reset", Job("me"))
+    studio.change(session, result, Changes(), "all reset", Task("me"))
     assert second in [each["id"] for each in result.view["objects"]] and result.at == 0
     with pytest.raises(UserError, match="object 99999: not in the instance map"):
-        studio.change(session, result, Changes().merge([first, 99999]), "merged", Job("me"))
+        studio.change(session, result, Changes().merge([first, 99999]), "merged", Task("me"))
 
 
 def test_an_object_merged_again_takes_all_its_parts_and_the_first_ones_setting():
@@ -124,7 +124,7 @@ def test_a_segmenter_finds_the_objects_where_it_is_asked_for(upscaler, tmp_path)
     assert studio.segments and not Studio(upscaler, 1_000_000).segments
     for segmented in (True, False):
         options = Options(4, "balanced", None, ".png", segmented=segmented)
-        _, result = studio.enlarge(Session(tmp_path), [tmp_path / "a.png"], options, Job("me"))
+        _, result = studio.enlarge(Session(tmp_path), [tmp_path / "a.png"], options, Task("me"))
         assert np.array_equal(result.ids, ids) == segmented
 
 

@@ -174,6 +174,8 @@ class RestorationConfig(TrainConfig):
     """A folder with a network whose weights are averaged with the trained ones in what is saved for use: `init`, or
     one that began from it."""
     perceptual: PerceptualConfig = PerceptualConfig()
+    grid_weight: float = Field(0.0, ge=0)
+    """Of steps at the grid of a JPEG's blocks (`perceptual.repeated_steps`)."""
 
 
 class MapConfig(TrainConfig):
@@ -288,6 +290,8 @@ class SamplerConfig(Section):
     """Of the pattern that repeats with every LR pixel (`perceptual.repeated_pattern`)."""
     grid_weight: float = Field(0.0, ge=0)
     """Of steps at the grid of a JPEG's blocks (`perceptual.repeated_steps`)."""
+    grain_weight: float = Field(0.0, ge=0)
+    """Of grain that the truth does not have (`perceptual.excess_grain`)."""
     adversarial_weight: float = Field(0.0, ge=0)
     """Of a discriminator that tells patches of the output from patches of the truth: the length of each picture's
     gradient where it is never wrong."""

@@ -19,6 +19,9 @@ TEXTURE_FLOOR = 1e-2
 PATTERN_FLOOR = 5e-4
 """Of a repeated pattern's deviation, about an eighth of a grey level: below, its loss is quadratic."""
 
+GRAIN_FLOOR = 1 / 255
+"""Deviation of a fine band below which nobody sees grain: one grey level."""
+
 
 class PerceptualLoss(nn.Module):
     """LPIPS (Zhang et al., 2018) between random windows of two pictures.
@@ -181,7 +184,21 @@ def repeated_steps(output: Tensor, truth: Tensor, period: int = 32) -> Tensor:
     return (deviations[0] + deviations[1]) / 2
 
 
-def _log_variance(features: Tensor, floor: Tensor) -> Tensor:
+def excess_grain(output: Tensor, truth: Tensor) -> Tensor:
+    """How much more the output's fine bands deviate than the truth's, where they deviate more: a scalar.
+
+    The logarithms of the deviations within cells of 8x8 pixels are compared, so it is felt where the truth is flat
+    and hardly where it is rough. VGG's features do not mind grain that is left in a sky; people do.
+
+    Args:
+        output, truth: (B, C, H, W) in [0, 1].
+    """
+    excess = [(_log_variance(ours, GRAIN_FLOOR**2) - _log_variance(theirs, GRAIN_FLOOR**2)).clamp_min(0).mean()
+              for ours, theirs in zip(fine_bands(output.float()), fine_bands(truth.float()), strict=True)]
+    return torch.stack(excess).mean()
+
+
+def _log_variance(features: Tensor, floor: Tensor | float) -> Tensor:
     """(B, C, h, w) -> the logarithm of the deviation within cells of 8x8 features, overlapping by half."""
     size = min(8, features.shape[-1])
     mean = F.avg_pool2d(features, size, size // 2)

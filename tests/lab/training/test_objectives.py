@@ -7,6 +7,7 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel
 from instancersr.lab.method.models import RestorationNetwork
 from instancersr.lab.pipeline import InstanceRSRPipeline
 from instancersr.lab.training.config import ConfigError, DiffusionConfig, RestorationConfig
+from instancersr.lab.training.perceptual import repeated_steps
 from instancersr.lab.training.randomness import Draws
 from instancersr.lab.training.stages import build_objective
 from instancersr.lab.training.stages.paper import PaperObjective
@@ -178,12 +179,13 @@ def test_a_decoder_alone_is_trained_where_the_transformer_is_held(hub, tmp_path)
     RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path)
     task = objective(hub, restoration=tmp_path, denoising_weight=0.0,
                      sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "decoder_only": True,
-                              "pattern_weight": 2.0, "grid_weight": 3.0})
+                              "pattern_weight": 2.0, "grid_weight": 3.0, "grain_weight": 1.0})
     trained = {name.split(".")[0] for name, weight in task.model.named_parameters() if weight.requires_grad}
     assert trained == {"detail_decoder"}
     found = terms(task)
     sum(found.values()).backward()
-    assert {"pattern", "grid"} <= found.keys() and task.model["detail_decoder"].tail.weight.grad.abs().sum() > 0
+    assert {"pattern", "grid", "grain"} <= found.keys()
+    assert task.model["detail_decoder"].tail.weight.grad.abs().sum() > 0
 
 
 def refuse(*_: object) -> None:
@@ -303,6 +305,20 @@ def test_a_network_is_trained_with_the_branch_it_lacked(tmp_path):
         assert all(weight.requires_grad for weight in task.model.parameters())
         task.export(task.model, tmp_path / "model")
         assert RestorationNetwork.from_pretrained(tmp_path / "model").config.coarse_blocks == 2
+
+
+def test_a_photo_restored_with_blocks_is_judged_by_their_grid(tmp_path):
+    """y-hat of zero weights is the bicubic enlargement: blocks of 8 LR pixels stay blocks of 32."""
+    blocks = (torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)) - 0.5).repeat_interleave(32, 2)
+    truth = torch.full((1, 3, 128, 128), 0.5)
+    task = restoration(grid_weight=2.0)
+    torch.nn.init.zeros_(task.model.tail.weight)
+    lr = truth[..., ::4, ::4] + 0.2 * blocks.repeat_interleave(32, 3)[..., ::4, ::4]
+    found, clean = (task.terms(task.model, {"lr": small, "hr": truth}, None, 0.0)
+                    for small in (lr, truth[..., ::4, ::4]))
+    assert found["grid"].item() == pytest.approx(2 * repeated_steps(task.model(lr), truth).item(), rel=1e-4)
+    assert found["grid"] > 0.005 and clean["grid"].abs() < 1e-6
+    assert "grid" not in restoration().terms(task.model, {"lr": lr, "hr": truth}, None, 0.0)
 
 
 def test_networks_of_one_size_are_merged_wherever_they_lie(tmp_path):

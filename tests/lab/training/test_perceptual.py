@@ -2,11 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.signal import convolve2d
 
 from instancersr.lab.training.config import ConfigError, PerceptualConfig
 from instancersr.lab.training.perceptual import (
+    excess_grain,
     fine_bands,
     random_window,
     repeated_pattern,
@@ -88,6 +91,23 @@ def test_both_bands_have_half_of_a_wave_of_four_pixels():
     inside = (..., slice(4, 28), slice(4, 28))
     for band in fine_bands(wave):
         assert torch.allclose(band[inside], wave[inside] / 2, atol=1e-6)
+
+
+def test_grain_costs_where_the_truth_is_flat_and_hardly_where_it_is_rough():
+    """White noise of deviation s has s |h| in the band of filter h; a grey level is the least that counts."""
+    binomial = np.outer([1, 2, 1], [1, 2, 1]) / 16
+    wide = np.zeros((5, 5))
+    wide[::2, ::2] = binomial
+    smooth = np.pad(binomial, 1)
+    filters = (np.pad([[1.0]], 1) - binomial, np.pad(smooth, 1) - convolve2d(binomial, wide))
+    flat = torch.full((2, 3, 128, 128), 0.5)
+    grain, texture = (torch.randn(flat.shape, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    expected = np.mean([math.log1p((20 * np.linalg.norm(filter)) ** 2) / 2 for filter in filters])
+    found = excess_grain(flat + 20 / 255 * grain, flat)
+    assert found.item() == pytest.approx(expected, rel=0.03)
+    rough = flat + 80 / 255 * texture
+    assert excess_grain(rough + 20 / 255 * grain, rough) < 0.05 * found
+    assert excess_grain(flat, rough) == excess_grain(rough, rough) == 0  # what is missing is others' to judge
 
 
 def test_windows_are_the_same_place_of_both():

@@ -11,14 +11,15 @@ from ...merging import add_weights, shapes
 from ...method.models import RestorationNetwork
 from ...method.models.restoration import enlarge
 from ..config import ConfigError, RestorationConfig
+from ..perceptual import repeated_steps
 from .objective import Objective, load_part, perceptual_loss, psnr
 
 
 class RestorationObjective(Objective):
-    """L1, and LPIPS once there is structure to judge."""
+    """L1, the grid of a JPEG's blocks, and LPIPS once there is structure to judge."""
 
     def __init__(self, config: RestorationConfig):
-        self.perceptual_weight = config.perceptual.weight
+        self.perceptual_weight, self.grid_weight = config.perceptual.weight, config.grid_weight
         self.perceptual = perceptual_loss(config.perceptual)
         self.model = RestorationNetwork(config.channels, config.blocks, coarse_blocks=config.coarse_blocks)
         if config.init is not None:
@@ -34,6 +35,8 @@ class RestorationObjective(Objective):
     def terms(self, model, batch, draws, progress):
         output = model(batch["lr"])
         terms = {"l1": F.l1_loss(output, batch["hr"])}
+        if self.grid_weight:
+            terms["grid"] = self.grid_weight * repeated_steps(output, batch["hr"])
         if self.perceptual is not None:
             self.perceptual.to(output.device)
             terms["lpips"] = self.perceptual_weight * self.perceptual(output, batch["hr"], draws.shared)

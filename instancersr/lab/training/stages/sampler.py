@@ -14,7 +14,7 @@ from ...method.diffusion import Denoiser, decode, sampling_step, split, token_la
 from ...method.models import DetailDecoder
 from ..adversarial import PatchDiscriminator, adversarial_terms
 from ..config import DiffusionConfig
-from ..perceptual import random_window, repeated_pattern, repeated_steps, texture_distance
+from ..perceptual import excess_grain, random_window, repeated_pattern, repeated_steps, texture_distance
 from .objective import load_part, perceptual_loss
 from .paper import PaperObjective
 
@@ -126,6 +126,8 @@ class SamplerObjective(PaperObjective):
             terms["pattern"] = sampler.pattern_weight * repeated_pattern(photo - batch["hr"])
         if sampler.grid_weight:
             terms["grid"] = sampler.grid_weight * repeated_steps(photo, batch["hr"])
+        if sampler.grain_weight:
+            terms["grain"] = sampler.grain_weight * excess_grain(photo, batch["hr"])
         if "discriminator" in model:
             seen = random_window(photo, batch["hr"], ADVERSARIAL_WINDOW, draws.shared)
             fooled, critic = adversarial_terms(model["discriminator"], *seen)

@@ -11,23 +11,23 @@ from dataclasses import dataclass
 from typing import Any
 
 POLL = 0.2
-"""Seconds between two looks at a job: so long may its end, or its owner's leaving, stay unnoticed."""
+"""Seconds between two looks at a task: so long may its end, or its owner's leaving, stay unnoticed."""
 
 
 class Stopped(Exception):
-    """The job was cancelled, or nobody waits for it any more."""
+    """The task was cancelled, or nobody waits for it any more."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a job stands: jobs ahead of it in line, share done (0 to 1), seconds left as far as one can say."""
+    """Where a task stands: tasks ahead of it in line, share done (0 to 1), seconds left as far as one can say."""
 
     ahead: int
     share: float
     seconds_left: float | None
 
 
-class Job:
+class Task:
     """What a computation reports to, and what tells it to stop.
 
     Args:
@@ -54,7 +54,7 @@ class Job:
         self.share = share
 
     def check(self) -> None:
-        """Raises `Stopped` once the job is to stop."""
+        """Raises `Stopped` once the task is to stop."""
         if self._stop.is_set():
             raise Stopped
 
@@ -68,48 +68,48 @@ class Job:
 
 
 class Worker:
-    """Does jobs one by one in a thread of its own, in the order in which they came."""
+    """Does tasks one by one in a thread of its own, in the order in which they came."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "upscale")
-        self._line: list[Job] = []
+        self._line: list[Task] = []
 
-    async def run(self, owner: str, work: Callable[[Job], Any]) -> AsyncGenerator[Any, None]:
+    async def run(self, owner: str, work: Callable[[Task], Any]) -> AsyncGenerator[Any, None]:
         """Yields a `Progress` again and again, and at last what `work` returns.
 
-        Closing the iterator, or cancelling the task that reads it, stops the job at its next report.
+        Closing the iterator, or cancelling what reads it, stops the task at its next report.
 
         Raises:
             Stopped: the owner has cancelled it.
             Exception: what `work` raises.
         """
-        job = Job(owner)
-        self._line.append(job)
-        future: Future = self._pool.submit(_begin, work, job)
+        task = Task(owner)
+        self._line.append(task)
+        future: Future = self._pool.submit(_begin, work, task)
         try:
             while not future.done():
-                job.check()
-                yield Progress(self._line.index(job), job.share, job.seconds_left())
+                task.check()
+                yield Progress(self._line.index(task), task.share, task.seconds_left())
                 await asyncio.sleep(POLL)
             yield future.result()
         finally:
-            job.stop()
+            task.stop()
             future.cancel()
-            self._line.remove(job)
+            self._line.remove(task)
 
     def cancel(self, owner: str) -> None:
         """Stops what the owner has asked for, waiting or running."""
-        for job in self._line:
-            if job.owner == owner:
-                job.stop()
+        for task in self._line:
+            if task.owner == owner:
+                task.stop()
 
     def close(self) -> None:
-        """Stops the running job and forgets the waiting ones."""
-        for job in self._line:
-            job.stop()
+        """Stops the running task and forgets the waiting ones."""
+        for task in self._line:
+            task.stop()
         self._pool.shutdown(cancel_futures=True)
 
 
-def _begin(work: Callable[[Job], Any], job: Job) -> Any:
-    job.report(0)
-    return work(job)
+def _begin(work: Callable[[Task], Any], task: Task) -> Any:
+    task.report(0)
+    return work(task)
