@@ -84,8 +84,8 @@ def upscale(
     quality: Annotated[
         Quality | None,
         typer.Option(rich_help_panel=METHOD, help="How many sampling steps are taken: none with fast, the model's own "
-                     "number with balanced, four with best. Without it, the model's own choice. --steps, and what "
-                     "needs objects, sample in any case."),
+                     "number with balanced, four with best. Without it, the model's own choice. With --steps, "
+                     "--instances, --instance and --resample, fast samples too."),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, max=1000, rich_help_panel=METHOD, help="An exact number of sampling steps, in "
@@ -99,13 +99,13 @@ def upscale(
         list[str] | None,
         typer.Option(metavar="OBJECT=STRENGTH", rich_help_panel=METHOD, help="Restore one object by another strength: "
                      "0 leaves it closest to the photo, 1 restores it fully. OBJECT is its id (--instances lists them; "
-                     "0 is all that is no object), a point X,Y of the result, or a black and white picture that is "
-                     "white there, as large as the input or the result. May be repeated."),
+                     "0 is the background, which is no object), a point X,Y of the result, or a black and white "
+                     "picture that is white there, as large as the input or the result. May be repeated."),
     ] = None,
     resample: Annotated[
         list[str] | None,
         typer.Option(metavar="OBJECT", rich_help_panel=METHOD, help="Draw one object once more, with the noise of "
-                     "--seed. The rest of the picture is that of seed 0. May be repeated."),
+                     "--seed, which must not be 0. The rest of the picture is that of seed 0. May be repeated."),
     ] = None,
     merge: Annotated[
         list[str] | None,
@@ -136,8 +136,8 @@ def upscale(
         Device, typer.Option(rich_help_panel=MACHINE, help="The processor or GPU that computes.")
     ] = "auto",
     engine: Annotated[
-        EngineName, typer.Option(rich_help_panel=MACHINE, help="The library that computes. With auto, ONNX Runtime, "
-                                 "and PyTorch if only that can.")
+        EngineName, typer.Option(rich_help_panel=MACHINE, help="The library that computes. auto takes ONNX Runtime, or "
+                                 "PyTorch where only that reaches the GPU or runs the model.")
     ] = "auto",
     threads: Annotated[
         int | None, typer.Option(min=1, rich_help_panel=MACHINE, help="CPU threads. Without it, the engine chooses.")
@@ -155,7 +155,7 @@ def upscale(
     ] = False,
     include_results: Annotated[
         bool, typer.Option("--include-results", rich_help_panel=PROGRAMS, help="Also enlarge pictures that this "
-                           "program wrote. Without it, folders are searched without them.")
+                           "program wrote. Without it, they are left out of folders.")
     ] = False,
     watch: Annotated[
         bool, typer.Option("--watch", rich_help_panel=PROGRAMS, help="Wait for new pictures in the folders, until "
