@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -38,6 +39,7 @@ def _options(
 
 def main() -> None:
     """Entry point of the command: Ctrl-C ends it quietly wherever it comes."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # pyiqa brings it; it misses kernels that nobody asks for
     try:
         app()
     except KeyboardInterrupt:
