@@ -75,7 +75,7 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                         others = gr.Dropdown([], value=[], multiselect=True, min_width=240, label="And its other parts",
                                              elem_id="others", info="Choose them here, or click them with Shift.")
                         strength = gr.Slider(0, 1, value=1, step=0.05, min_width=240, label="Strength",
-                                             elem_id="strength", info="0: as in the input. 1: fully restored.")
+                                             elem_id="strength", info="0: closest to the photo. 1: fully restored.")
                     with gr.Row():
                         apply = gr.Button("Apply strength", size="sm", min_width=130, elem_id="apply")
                         again = gr.Button("Another version", size="sm", min_width=130, elem_id="again")
