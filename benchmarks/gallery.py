@@ -4,7 +4,7 @@
     python benchmarks/gallery.py GALLERY --lr ../shared/realsr/LR --hr ../shared/realsr/HR --every 8
 
 Without folders the photos are twelve that scikit-image carries, 512x512 at most from their middle, degraded four
-times by the presets `camera` and `seesr` in turn, seed 1, 2, 3, ... (RealSR has no licence that permits showing it.)
+times by the presets of cameras and of the web in turn, seed 1, 2, 3, ... (RealSR has no licence that permits it.)
 Writes one JPEG a photo. Real-ESRGAN's column needs `pip install '.[eval]'` and is left out without.
 """
 
@@ -27,6 +27,7 @@ from instancersr.lab.method.degradation import degrade
 
 PHOTOS = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel", "immunohistochemistry",
           "moon", "rocket", "page")
+PRESETS = ("camera", "web_jpeg", "web_messenger", "web_night", "seesr", "web_old")
 LARGEST = 512
 CELL = 384
 """Width of a column in pixels; photos are square or nearly so, and cut to a square from their middle."""
@@ -40,7 +41,7 @@ def carried(folder: Path) -> Iterator[tuple[str, Path, Image.Image]]:
         left, top = ((whole - part) // 2 for whole, part in zip(picture.size, side, strict=True))
         truth = picture.crop((left, top, left + side[0], top + side[1]))
         hr = torch.from_numpy(np.asarray(truth).copy()).permute(2, 0, 1)[None] / 255
-        lr = degrade(hr, ("camera", "seesr")[number % 2], [number + 1])[0]
+        lr = degrade(hr, PRESETS[number % len(PRESETS)], [number + 1])[0]
         file = folder / f"{name}.png"
         Image.fromarray((lr * 255).round().byte().permute(1, 2, 0).numpy()).save(file)
         yield name, file, truth
