@@ -4,7 +4,7 @@
     python benchmarks/gallery.py GALLERY --lr ../shared/realsr/LR --hr ../shared/realsr/HR --every 8
 
 Without folders the photos are twelve that scikit-image carries, 512x512 at most from their middle, degraded four
-times by the presets of cameras and of the web in turn, seed 1, 2, 3, ... (RealSR has no licence that permits it.)
+times by `PRESETS` in turn, seed 1, 2, 3, ... (RealSR has no licence that permits showing it.)
 Writes one JPEG a photo. Real-ESRGAN's column needs `pip install '.[eval]'` and is left out without.
 """
 

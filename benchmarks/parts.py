@@ -1,6 +1,6 @@
 """What each part gives to the finished photo: it is drawn again without that part, by the same weights.
 
-    python benchmarks/parts.py --lr ../shared/web/jpeg --hr ../shared/realsr/HR [--model builtin] [--steps 1]
+    python benchmarks/parts.py --lr ../shared/web/* --hr ../shared/realsr/HR [--every 4] [--without transformer ...]
 
 - transformer: nothing is sampled; the detail decoder draws the photo from y-hat, as `--quality fast` does.
 - control: the control branch says nothing to the transformer.
@@ -9,8 +9,9 @@
 - restoration: the photo is y-hat (`--fidelity 1`), so all that comes after the restoration network is left out.
 
 Printed: the mean change of a pixel in grey levels, and the metrics whose weights are at hand (TORCH_HOME), with the
-whole's in the first row. Weights that were trained together are taken apart here; a part that is retrained without the
-other may make up for it.
+whole's in the first row; below, the same metrics less the whole's, paired by photo, with their 95 % bootstrap
+intervals. Weights that were trained together are taken apart here; a part that is retrained without the other may make
+up for it.
 """
 
 import argparse
@@ -22,12 +23,14 @@ from perception import judged, judges
 from PIL import Image
 
 from instancersr.engines.torch import TorchEngine
+from instancersr.lab.evaluation.evaluate import summarize
 from instancersr.lab.pipeline import InstanceRSRPipeline
 from instancersr.recipe import Defaults
 from instancersr.sampling import Schedule
 from instancersr.upscaler import Upscaler
 
 METRICS = ("lpips", "dists", "niqe", "psnr")
+PARTS = ("transformer", "control", "map", "decoder", "restoration")
 
 
 class MapBlindEngine(TorchEngine):
@@ -63,15 +66,17 @@ def ways(model: str, steps: int) -> dict[str, tuple[Upscaler, dict]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lr", required=True, type=Path)
+    parser.add_argument("--lr", required=True, type=Path, nargs="+", help="folders")
     parser.add_argument("--hr", required=True, type=Path)
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--steps", type=int, default=1)
-    parser.add_argument("--every", type=int, default=1, help="use every so many photos")
+    parser.add_argument("--every", type=int, default=1, help="use every so many photos of each folder")
+    parser.add_argument("--without", nargs="+", choices=PARTS, default=PARTS, help="parts to leave out, one by one")
     arguments = parser.parse_args()
     metrics, tried = judges(METRICS), ways(arguments.model, arguments.steps)
+    tried = {name: tried[name] for name in ("nothing", *arguments.without)}
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in tried}
-    for path in sorted(arguments.lr.glob("*.png"))[:: arguments.every]:
+    for path in (path for folder in arguments.lr for path in sorted(folder.glob("*.png"))[:: arguments.every]):
         truth, whole = Image.open(arguments.hr / path.name).convert("RGB"), None
         for name, (upscaler, options) in tried.items():
             picture = upscaler(path, **options).images[0]
@@ -81,6 +86,13 @@ def main() -> None:
     print(f"{len(rows['nothing'])} photos, {arguments.steps} steps; left out:")
     for name, scores in rows.items():
         print(f"{name:12}", *(f"{key} {np.mean([row[key] for row in scores]):.4f}" for key in scores[0]))
+    print("less the whole's, with 95 % intervals:")
+    for name in arguments.without:
+        pairs = list(zip(rows[name], rows["nothing"], strict=True))
+        changes = summarize(("", name, str(number), metric, part[metric] - whole[metric])
+                            for number, (part, whole) in enumerate(pairs) for metric in metrics)
+        print(f"{name:12}", *(f"{metric} {mean:+.4f} ({low:+.4f} to {high:+.4f})"
+                              for _, _, metric, mean, low, high, _ in changes))
 
 
 if __name__ == "__main__":
