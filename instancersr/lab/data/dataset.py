@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, default_collate
 from instancersr.instances.codes import LUMA, colorize, photo_targets, scale_target
 
 from ..method.degradation import SHARPEN_SIGMA, AnyPreset, degrade, sharpen, twin_camera
+from .auxiliary import AuxiliaryCrops
 from .sources import Skipped
 
 TOKEN = 16
@@ -72,31 +73,47 @@ class CropDataset(Dataset):
         gray_prob: share of crops that are made grey before anything else happens to them.
         twin_prob: share of crops whose LR photo the truth's own camera takes, through a shorter lens (`twin_camera`).
         colored: whether `instance_map` is given even where its latent is stored.
+        auxiliary: crops with an auxiliary target. Samples then also hold `target` (3, S, S): it, and `hr` where there
+            is none. Masks of these crops are unknown.
+        auxiliary_share: of the samples, those that are such crops.
     """
 
     def __init__(self, source: PhotoSource, size: int = 128, presets: Mapping[str, float] | None = None, seed: int = 0,
                  masks: bool = False, downscale_prob: float = 0.0, max_offset: int = 0, lightness: str = "hash",
                  downscale_max: float = 2.0, truth_blur: tuple[float, float] = (0.0, 0.0),
                  truth_sharpen: tuple[float, float] = (0.0, 0.0), twin_prob: float = 0.0,
-                 gray_prob: float = 0.0, colored: bool = True):
+                 gray_prob: float = 0.0, colored: bool = True, auxiliary: AuxiliaryCrops | None = None,
+                 auxiliary_share: float = 0.0):
         self.source, self.size, self.seed = source, size, seed
         self.masks, self.downscale_prob, self.max_offset = masks, downscale_prob, max_offset
         self.lightness, self.downscale_max = lightness, downscale_max
         self.truth_blur, self.truth_sharpen, self.twin_prob = truth_blur, truth_sharpen, twin_prob
         self.gray_prob, self.colored = gray_prob, colored
+        self.auxiliary, self.auxiliary_share = auxiliary, auxiliary_share
         shares = presets or {"seesr": 1.0}
         self._presets = list(shares)
         self._preset_probs = np.array(list(shares.values()), float) / sum(shares.values())
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         rng = np.random.default_rng((self.seed, number))
+        if self.auxiliary is not None and rng.random() < self.auxiliary_share:
+            return self._auxiliary_sample(self.auxiliary, rng)
         photo = self.source.choose(number, rng)
         rgb, ids = (photo.rgb, photo.ids) if photo.whole else self._crop(photo, rng)
         hr, lr = self._photographed(rgb, rng)
         sample: dict[str, Any] = {"hr": hr, "lr": lr, **photo.stored}
+        if self.auxiliary is not None:
+            sample["target"] = hr
         if self.masks:
             sample |= self._mask_fields(photo, rgb, ids, rng)
         return sample | {"skipped": photo.skipped} if photo.skipped else sample
+
+    def _auxiliary_sample(self, auxiliary: AuxiliaryCrops, rng: np.random.Generator) -> dict[str, Any]:
+        sample: dict[str, Any] = auxiliary.choose(rng)
+        if self.masks:
+            black = np.zeros((self.size, self.size, 3), np.uint8)
+            sample |= self._mask_fields(Picture("", black, black[..., 0]), black, black[..., 0], rng)
+        return sample
 
     def _photographed(self, rgb: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """(H, W, 3) uint8 -> HR (3, H, W), as a lens blurs it and a processor sharpens that; LR (3, H/4, W/4)."""

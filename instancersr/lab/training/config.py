@@ -57,6 +57,11 @@ class DataConfig(Section):
     and sharpening, in pixels four times as large, instead of a preset. Needs `truth_blur`."""
     gray_prob: float = Field(0.0, ge=0, le=1)
     """Share of crops that are made grey before they are degraded: a grey photo has a grey truth."""
+    auxiliary: Path | None = None
+    """A folder of crops with an auxiliary target (`lab.data.auxiliary`): what another network makes of the LR photo."""
+    auxiliary_share: float = Field(0.0, ge=0, lt=1)
+    """Share of the training crops that come from there. The finished photo's judges compare them with that target, L1
+    with the truth. Needs `auxiliary`."""
     max_offset: int = Field(0, ge=0)
     """Crops pretend to lie up to so many tokens into a larger picture."""
     lightness: Literal["hash", "photo"] = "hash"
@@ -71,6 +76,13 @@ class DataConfig(Section):
         if self.stored and (self.lightness != "hash" or self.max_offset):
             raise ValueError("stored: the maps' latents have the lightness of a hash and no offset; set "
                              "data.lightness=hash and data.max_offset=0, or data.stored=false")
+        return self
+
+    @model_validator(mode="after")
+    def _auxiliary_is_somewhere(self) -> DataConfig:
+        if bool(self.auxiliary_share) != (self.auxiliary is not None):
+            raise ValueError("auxiliary_share: a share of crops with an auxiliary target needs their folder, and the "
+                             "folder a share; set both data.auxiliary and data.auxiliary_share, or neither")
         return self
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader
 
+from ..data.auxiliary import AuxiliaryCrops
 from ..data.cache import CachedPhotos, PhotoCache, WholePhotos, build_cache
 from ..data.dataset import BatchNumbers, CropDataset, PhotoSource, collate
 from ..data.index import ShardIndex, open_index, shard_sources
@@ -53,9 +54,10 @@ def crops(config: TrainConfig, photos: Photos, held_out: bool, masks: bool, seed
         DataError: no photo is left.
     """
     data, seed = config.data, config.seed if seed is None else seed
+    auxiliary = None if held_out or data.auxiliary is None else AuxiliaryCrops(data.auxiliary, data.crop)
     return CropDataset(_source(config, photos, held_out, seed), data.crop, data.presets, seed, masks,
                        data.downscale_prob, data.max_offset, data.lightness, data.downscale_max, data.truth_blur,
-                       data.truth_sharpen, data.twin_prob, data.gray_prob, colored)
+                       data.truth_sharpen, data.twin_prob, data.gray_prob, colored, auxiliary, data.auxiliary_share)
 
 
 def _source(config: TrainConfig, photos: Photos, held_out: bool, seed: int) -> PhotoSource:

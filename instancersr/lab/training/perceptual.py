@@ -19,8 +19,8 @@ TEXTURE_FLOOR = 1e-2
 PATTERN_FLOOR = 5e-4
 """Of a repeated pattern's deviation, about an eighth of a grey level: below, its loss is quadratic."""
 
-GRAIN_FLOOR = 1 / 255
-"""Deviation of a fine band below which nobody sees grain: one grey level."""
+GRAIN_FLOOR = 2 / 255
+"""Deviation of a fine band that is hard to see: two grey levels."""
 
 
 class PerceptualLoss(nn.Module):
@@ -187,19 +187,27 @@ def repeated_steps(output: Tensor, truth: Tensor, period: int = 32) -> Tensor:
 def excess_grain(output: Tensor, truth: Tensor) -> Tensor:
     """How much more the output's fine bands deviate than the truth's, where they deviate more: a scalar.
 
-    The logarithms of the deviations within cells of 8x8 pixels are compared, so it is felt where the truth is flat
-    and hardly where it is rough. VGG's features do not mind grain that is left in a sky; people do.
+    The excess is a share of the truth's own deviation within cells of 8x8 pixels, so it is felt where the truth is flat
+    and hardly where it is rough. Unlike a difference of logarithms it grows with the grain, and so speaks of the photo
+    that is left noisy, and not of all that are almost clean. VGG's features do not mind grain in a sky; people do.
 
     Args:
         output, truth: (B, C, H, W) in [0, 1].
     """
-    excess = [(_log_variance(ours, GRAIN_FLOOR**2) - _log_variance(theirs, GRAIN_FLOOR**2)).clamp_min(0).mean()
-              for ours, theirs in zip(fine_bands(output.float()), fine_bands(truth.float()), strict=True)]
+    excess = []
+    for ours, theirs in zip(fine_bands(output.float()), fine_bands(truth.float()), strict=True):
+        deviation, expected = (_variance(band).add(GRAIN_FLOOR**2 * 1e-4).sqrt() for band in (ours, theirs))
+        excess.append(((deviation - expected).clamp_min(0) / (expected + GRAIN_FLOOR)).mean())
     return torch.stack(excess).mean()
 
 
 def _log_variance(features: Tensor, floor: Tensor | float) -> Tensor:
     """(B, C, h, w) -> the logarithm of the deviation within cells of 8x8 features, overlapping by half."""
+    return (_variance(features) + floor).log() / 2
+
+
+def _variance(features: Tensor) -> Tensor:
+    """(B, C, h, w) -> of each feature within cells of 8x8, overlapping by half."""
     size = min(8, features.shape[-1])
     mean = F.avg_pool2d(features, size, size // 2)
-    return ((F.avg_pool2d(features.square(), size, size // 2) - mean.square()).clamp_min(0) + floor).log() / 2
+    return (F.avg_pool2d(features.square(), size, size // 2) - mean.square()).clamp_min(0)

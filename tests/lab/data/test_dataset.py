@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from instancersr.instances.codes import scale_target
 from instancersr.instances.patches import patch_ids
+from instancersr.lab.data.auxiliary import AuxiliaryCrops
 from instancersr.lab.data.cache import CachedPhotos, WholePhotos, build_cache
 from instancersr.lab.data.dataset import BatchNumbers, CropDataset, Picture
 from instancersr.lab.data.sources import DataError, find_sources, is_held_out
@@ -199,3 +200,57 @@ def test_a_grey_photo_has_a_grey_truth_of_the_colours_luma(cache):
     crop = np.array([0.299, 0.587, 0.114])
     # the crop is drawn before the greyness, so both are of the same place
     np.testing.assert_allclose(grey[0][0].numpy(), np.tensordot(crop, colour[0].numpy(), 1), atol=1e-6)
+
+
+@pytest.fixture
+def triples(tmp_path):
+    """Two triples whose pixels tell their place in the LR photo; the target is the truth with its red turned over."""
+    rows, columns = np.mgrid[:20, :24]
+    for number in range(2):
+        lr = np.stack([rows * 10, columns * 10, np.full_like(rows, number * 100)], -1).astype(np.uint8)
+        hr = lr.repeat(4, 0).repeat(4, 1)
+        target = hr.copy()
+        target[..., 0] = 255 - target[..., 0]
+        for part, picture in {"lr": lr, "hr": hr, "target": target}.items():
+            (tmp_path / part).mkdir(exist_ok=True)
+            Image.fromarray(picture).save(tmp_path / part / f"{number}.png")
+    return tmp_path
+
+
+def test_the_three_pictures_of_an_auxiliary_crop_are_of_one_place_turned_one_way(cache, triples):
+    dataset = CropDataset(CachedPhotos(cache, False, 64), 64, masks=True, seed=3, lightness="photo",
+                          auxiliary=AuxiliaryCrops(triples, 64), auxiliary_share=0.5)
+    samples = [dataset[number] for number in range(40)]
+    taught = [sample for sample in samples if not torch.equal(sample["target"], sample["hr"])]
+    assert 10 < len(taught) < 30 and all(sample.keys() == samples[0].keys() for sample in samples)
+    corners = set()
+    for sample in taught:
+        assert torch.equal(sample["hr"], sample["lr"].repeat_interleave(4, 1).repeat_interleave(4, 2))
+        assert torch.allclose(sample["target"][0], 1 - sample["hr"][0])
+        assert torch.equal(sample["target"][1:], sample["hr"][1:])
+        assert not sample["ids"].any() and sample["lr"].shape == (3, 16, 16)
+        corners.add(tuple(sample["lr"][:, 0, 0].tolist()))
+    assert len(corners) > 8  # of many places, turns and both triples
+    assert {corner[2] for corner in corners} == {0, np.float32(100 / 255).item()}
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda folder: (folder / "target" / "1.png").unlink(), r"target: 1\.png is missing"),
+    (lambda folder: [path.unlink() for path in folder.rglob("*.png")], "no PNG in its folder lr"),
+])
+def test_a_folder_of_auxiliary_crops_that_is_not_whole_is_named(triples, damage, message):
+    damage(triples)
+    with pytest.raises(DataError, match=message):
+        AuxiliaryCrops(triples, 64)
+
+
+def test_an_auxiliary_picture_of_another_size_is_named(triples):
+    Image.new("RGB", (40, 40)).save(triples / "target" / "0.png")
+    crops = AuxiliaryCrops(triples, 64)
+    with pytest.raises(DataError, match=r"target/0\.png: not 4 times as wide and high as lr/0\.png"):
+        for seed in range(20):
+            crops.choose(np.random.default_rng(seed))
+    (triples / "hr" / "0.png").write_text("no picture")
+    with pytest.raises(DataError, match=r"hr/0\.png"):
+        for seed in range(20):
+            crops.choose(np.random.default_rng(seed))

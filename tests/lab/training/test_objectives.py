@@ -188,6 +188,19 @@ def test_a_decoder_alone_is_trained_where_the_transformer_is_held(hub, tmp_path)
     assert task.model["detail_decoder"].tail.weight.grad.abs().sum() > 0
 
 
+def test_where_there_is_an_auxiliary_target_l1_alone_compares_with_the_truth(hub, tmp_path):
+    RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path)
+    task = objective(hub, restoration=tmp_path, denoising_weight=0.0, mask_modelling=False,
+                     sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "direct_share": 1.0, "grid_weight": 1.0})
+    crops = batch()
+    photo = task.model["detail_decoder"](task.restoration(crops["lr"]), task.restoration.features(crops["lr"]))
+    for target in (photo.detach(), crops["hr"]):
+        found = task.terms(task.model, crops | {"target": target}, Draws(1, range(2)), 0.0)
+        assert found["pixel"].item() == pytest.approx((photo - crops["hr"]).abs().mean().item(), rel=1e-4)
+        assert found["grid"].item() == pytest.approx(repeated_steps(photo, target).item(), rel=1e-3, abs=1e-8)
+    assert found["grid"] > 1e-4
+
+
 def refuse(*_: object) -> None:
     raise AssertionError("the transformer was called")
 

@@ -94,7 +94,7 @@ def test_both_bands_have_half_of_a_wave_of_four_pixels():
 
 
 def test_grain_costs_where_the_truth_is_flat_and_hardly_where_it_is_rough():
-    """White noise of deviation s has s |h| in the band of filter h; a grey level is the least that counts."""
+    """White noise of deviation s has s |h| in the band of filter h; it is counted in units of two grey levels."""
     binomial = np.outer([1, 2, 1], [1, 2, 1]) / 16
     wide = np.zeros((5, 5))
     wide[::2, ::2] = binomial
@@ -102,9 +102,10 @@ def test_grain_costs_where_the_truth_is_flat_and_hardly_where_it_is_rough():
     filters = (np.pad([[1.0]], 1) - binomial, np.pad(smooth, 1) - convolve2d(binomial, wide))
     flat = torch.full((2, 3, 128, 128), 0.5)
     grain, texture = (torch.randn(flat.shape, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
-    expected = np.mean([math.log1p((20 * np.linalg.norm(filter)) ** 2) / 2 for filter in filters])
+    expected = np.mean([20 * np.linalg.norm(filter) / 2 for filter in filters])
     found = excess_grain(flat + 20 / 255 * grain, flat)
     assert found.item() == pytest.approx(expected, rel=0.03)
+    assert excess_grain(flat + 40 / 255 * grain, flat).item() == pytest.approx(2 * expected, rel=0.03)
     rough = flat + 80 / 255 * texture
     assert excess_grain(rough + 20 / 255 * grain, rough) < 0.05 * found
     assert excess_grain(flat, rough) == excess_grain(rough, rough) == 0  # what is missing is others' to judge

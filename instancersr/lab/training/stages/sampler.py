@@ -116,20 +116,20 @@ class SamplerObjective(PaperObjective):
         return out.clean, out.hidden
 
     def _photo_terms(self, model, photo, batch, draws, progress) -> dict[str, Tensor]:
-        sampler = self.config.sampler
+        sampler, target = self.config.sampler, batch.get("target", batch["hr"])
         terms = {"pixel": sampler.weight * F.l1_loss(photo, batch["hr"])}
         if self.perceptual is not None:
-            terms["lpips"] = sampler.perceptual.weight * self.perceptual(photo, batch["hr"], draws.shared)
+            terms["lpips"] = sampler.perceptual.weight * self.perceptual(photo, target, draws.shared)
         if sampler.texture_weight:
             terms["texture"] = sampler.texture_weight * texture_distance(*self.perceptual.features)
         if sampler.pattern_weight:
-            terms["pattern"] = sampler.pattern_weight * repeated_pattern(photo - batch["hr"])
+            terms["pattern"] = sampler.pattern_weight * repeated_pattern(photo - target)
         if sampler.grid_weight:
-            terms["grid"] = sampler.grid_weight * repeated_steps(photo, batch["hr"])
+            terms["grid"] = sampler.grid_weight * repeated_steps(photo, target)
         if sampler.grain_weight:
-            terms["grain"] = sampler.grain_weight * excess_grain(photo, batch["hr"])
+            terms["grain"] = sampler.grain_weight * excess_grain(photo, target)
         if "discriminator" in model:
-            seen = random_window(photo, batch["hr"], ADVERSARIAL_WINDOW, draws.shared)
+            seen = random_window(photo, target, ADVERSARIAL_WINDOW, draws.shared)
             fooled, critic = adversarial_terms(model["discriminator"], *seen)
             terms["critic"] = critic
             if progress >= sampler.adversarial_from:
