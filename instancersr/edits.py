@@ -16,6 +16,7 @@ import scipy  # loads its parts when they are first used
 
 from .geometry import LATENT, LR_LATENT, LR_TOKEN, SCALE, TOKEN
 from .images.reading import ImageError, read_image
+from .instances.annotations import middle_pixel
 from .instances.maps import check_present
 from .tiling import Tile, blend_window
 
@@ -173,9 +174,8 @@ def list_objects(ids: np.ndarray) -> list[dict[str, Any]]:
         if box is None:
             continue
         top, left = (s.start for s in box)
-        on = np.argwhere(ids[box] == number)
-        y, x = on[len(on) // 2].tolist()
-        objects.append({"id": number, "area": len(on), "point_coords": [[left + x, top + y]],
+        area, (x, y) = middle_pixel(ids[box] == number)
+        objects.append({"id": number, "area": area, "point_coords": [[left + x, top + y]],
                         "bbox": [left, top, box[1].stop - left, box[0].stop - top]})
     return sorted(objects, key=lambda entry: -entry["area"])
 

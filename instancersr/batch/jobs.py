@@ -96,7 +96,7 @@ def run_jobs(jobs: list[Job], load: Callable[[], Any], scale: float, options: Ca
             for photo in chain([first], photos):
                 mapped = job.instances is not None and ids is None
                 out = upscaler(photo, scale=scale, instances=mapped, **options(job))
-                results.append((np.array(out.images[0]), photo))
+                results.append((np.array(out.images.pop()), photo))  # large pictures are not kept twice
                 ids = out.instances[0] if mapped else ids
             notes = _write(job, results, ids)
         except ModelError:

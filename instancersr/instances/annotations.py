@@ -123,17 +123,28 @@ def id_map_from_annotations(sa1b: Mapping) -> np.ndarray:
     return ids
 
 
+def middle_pixel(mask: np.ndarray) -> tuple[int, tuple[int, int]]:
+    """Of a mask (H, W) bool that is not empty, its area, and the (x, y) of its middle pixel in the order of rows.
+
+    No list of all its pixels is made: that of a sky in a photo of 12 megapixels has 200 MB.
+    """
+    until = np.cumsum(np.count_nonzero(mask, axis=1))
+    area = int(until[-1])
+    y = int(np.searchsorted(until, area // 2, side="right"))
+    in_row = np.flatnonzero(mask[y])
+    return area, (int(in_row[area // 2 - until[y]]), y)  # `until[y]` counts this row: the place is from its end
+
+
 def annotation_of_mask(mask: np.ndarray, instance_id: int) -> dict:
     """SA-1B's annotation of one mask (H, W) bool that is not empty."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     top, left = int(rows[0]), int(columns[0])
-    area = int(mask.sum())
-    y, x = np.argwhere(mask)[area // 2].tolist()
+    area, middle = middle_pixel(mask)
     return {
         "id": instance_id, "segmentation": encode_rle(mask), "area": area,
         "bbox": [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1],
         "predicted_iou": 1.0, "stability_score": 1.0,
-        "crop_box": [0, 0, mask.shape[1], mask.shape[0]], "point_coords": [[x, y]]}
+        "crop_box": [0, 0, mask.shape[1], mask.shape[0]], "point_coords": [list(middle)]}
 
 
 def annotations_from_id_map(ids: np.ndarray, file_name: str, image_id: int = 0) -> dict:

@@ -11,7 +11,13 @@ from pycocotools import mask as coco
 from scipy import fft, ndimage, stats
 
 from instancersr.instances import codes
-from instancersr.instances.annotations import annotations_from_id_map, decode_rle, encode_rle, id_map_from_annotations
+from instancersr.instances.annotations import (
+    annotations_from_id_map,
+    decode_rle,
+    encode_rle,
+    id_map_from_annotations,
+    middle_pixel,
+)
 from instancersr.instances.codes import colorize, decode_id_map, photo_targets, scale_of_color, scale_target
 from instancersr.instances.overlap import boundary_f_score, mean_iou, pieces_per_object
 from instancersr.instances.patches import patch_ids
@@ -282,3 +288,13 @@ def test_targets_from_the_photo_follow_the_mean_luma_of_each_instance():
     assert targets[1] == pytest.approx(1.0)
     assert targets[2] == pytest.approx(1.0 + 1.6 * 0.1) and targets[3] == pytest.approx(1.0 + 1.6 * 0.087)
     assert photo_targets(ids, np.ones((4, 4, 3)))[1] == 1.5 and photo_targets(ids, np.zeros((4, 4, 3)))[1] == 0.5
+
+
+def test_the_middle_pixel_is_the_middle_of_numpys_list():
+    rng = np.random.default_rng(0)
+    for share in (0.01, 0.3, 1.0):
+        for _ in range(50):
+            mask = rng.random(rng.integers(1, 9, 2)) < share
+            mask[tuple(rng.integers(mask.shape))] = True
+            y, x = np.argwhere(mask)[mask.sum() // 2].tolist()
+            assert middle_pixel(mask) == (mask.sum(), (x, y))
