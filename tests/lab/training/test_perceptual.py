@@ -78,28 +78,31 @@ def test_steps_at_a_grid_cost_their_deviation_wherever_it_begins():
 
 def test_the_first_band_holds_the_finest_detail_and_a_flat_area_has_none():
     checks = (torch.arange(32)[:, None] + torch.arange(32)).remainder(2).float().expand(1, 3, 32, 32)
-    finest, next_finest = fine_bands(checks)
+    finest, *coarser = fine_bands(checks)
     inside = (..., slice(4, 28), slice(4, 28))
     assert torch.allclose(finest[inside], checks[inside] - 0.5, atol=1e-6)  # the filter's response at Nyquist is 0
-    assert next_finest[inside].abs().max() < 1e-6
+    assert all(band[..., 8:24, 8:24].abs().max() < 1e-6 for band in coarser)
     assert all(band.abs().max() < 1e-6 for band in fine_bands(torch.full((1, 3, 32, 32), 0.3)))
 
 
-def test_both_bands_have_half_of_a_wave_of_four_pixels():
-    """[1 2 1] / 4 passes cos(w / 2)^2 of a wave, with twice the reach cos(w)^2: a half and nothing at w = pi / 2."""
-    wave = torch.cos(torch.arange(32) * torch.pi / 2).expand(1, 3, 32, 32)
-    inside = (..., slice(4, 28), slice(4, 28))
-    for band in fine_bands(wave):
-        assert torch.allclose(band[inside], wave[inside] / 2, atol=1e-6)
+@pytest.mark.parametrize("period", [4, 8, 16])
+def test_each_band_has_its_share_of_a_wave(period):
+    """[1 2 1] / 4 passes cos(w / 2)^2 of a wave of w = 2 pi / period, cos(w)^2 and cos(2 w)^2 with longer reaches."""
+    w, passed = 2 * math.pi / period, 1.0
+    wave = torch.cos(torch.arange(64) * w).expand(1, 3, 64, 64)
+    for band, half in zip(fine_bands(wave), (w / 2, w, 2 * w), strict=True):
+        share, passed = passed * math.sin(half) ** 2, passed * math.cos(half) ** 2
+        assert torch.allclose(band[..., 8:56, 8:56], share * wave[..., 8:56, 8:56], atol=1e-5)
 
 
 def test_grain_costs_where_the_truth_is_flat_and_hardly_where_it_is_rough():
     """White noise of deviation s has s |h| in the band of filter h; it is counted in units of two grey levels."""
-    binomial = np.outer([1, 2, 1], [1, 2, 1]) / 16
-    wide = np.zeros((5, 5))
-    wide[::2, ::2] = binomial
-    smooth = np.pad(binomial, 1)
-    filters = (np.pad([[1.0]], 1) - binomial, np.pad(smooth, 1) - convolve2d(binomial, wide))
+    smooth, filters = np.ones((1, 1)), []
+    for reach in (1, 2, 4):
+        wider = np.zeros((2 * reach + 1, 2 * reach + 1))
+        wider[::reach, ::reach] = np.outer([1, 2, 1], [1, 2, 1]) / 16
+        smooth, before = convolve2d(smooth, wider), np.pad(smooth, reach)
+        filters.append(before - smooth)
     flat = torch.full((2, 3, 128, 128), 0.5)
     grain, texture = (torch.randn(flat.shape, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     expected = np.mean([20 * np.linalg.norm(filter) / 2 for filter in filters])
