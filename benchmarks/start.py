@@ -4,9 +4,8 @@
 
 The run is `torchrun ... -m instancersr train` on the shards of `benchmarks/samples.py`, with a small transformer that
 predicts noise, a small DINOv2 and the small autoencoder that the shards' latents are from: what networks of the paper's
-size add is the time to read their weights. Each round begins a run of its own and ends it after its first step, which is when the first
-line of `losses.jsonl` is there. Last: the time to open an index of --rows photos, as SA-1B has them, the same for each
-process.
+size add is the time to read their weights. Each round begins a run of its own and ends it after its first step, when
+`losses.jsonl` has its first line. Last: the time to open an index of --rows photos, as SA-1B has them.
 """
 
 import argparse
@@ -36,7 +35,8 @@ def make_run(folder: Path, options: argparse.Namespace) -> Path:
               "threads": 1, "autoencoder": "autoencoder",
               "transformer": {"width": 64, "depth": 3, "heads": 2, "control_depth": 2, "prediction": "noise"},
               "schedule": {"rescale_betas_zero_snr": False}, "alignment": {"layer": 2, "teacher": "teacher"},
-              "data": {"photos": str(make_shards(folder, options)), "crop": options.size, "workers": 1, "stream": True, "stored": True}}
+              "data": {"photos": str(make_shards(folder, options)), "crop": options.size, "stream": True,
+                       "stored": True}}
     (folder / "run.yaml").write_text(yaml.safe_dump(config))
     return folder
 
@@ -63,7 +63,8 @@ def seconds_to_first_step(folder: Path, output: str, processes: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in {"size": 512, "masks": 100, "photos": 24, "processes": 2, "rounds": 3, "rows": 11_200_000}.items():
+    for name, value in {"size": 512, "masks": 100, "photos": 24, "processes": 2, "rounds": 3,
+                        "rows": 11_200_000}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

@@ -202,15 +202,16 @@ def _metrics(config: AblationConfig, side: int, tell: Callable[[str], None]) -> 
 
 
 def _training(config: AblationConfig, path: Path, case: str, seed: int) -> DiffusionConfig:
-    folder = config.output / "runs" / f"{case}-{seed}"
-    own = [f"output={json.dumps(str(folder))}", f"seed={seed}"]
+    own = [f"output={json.dumps(str(config.output))}", f"seed={seed}"]
     try:
         training = load_config(path.parent / config.base, [*config.training, *config.cases[case], *own])
     except ConfigError as error:
         raise ConfigError(f"{path}: cases.{case}: {error}") from error
     if not isinstance(training, DiffusionConfig):
         raise ConfigError(f"{path}: base: {config.base} is no configuration of task diffusion")
-    return training
+    # other settings make another run: a trainer goes on in its folder, whatever it was trained with
+    run = f"{case}-{seed}-{_digest(training.model_dump(mode='json'))[:8]}"
+    return training.model_copy(update={"output": config.output / "runs" / run})
 
 
 def _record(config: AblationConfig, metrics: Mapping[str, Metric], case: str, training: DiffusionConfig) -> Record:
@@ -232,8 +233,11 @@ def _record(config: AblationConfig, metrics: Mapping[str, Metric], case: str, tr
 
 def _fingerprint(config: AblationConfig, metrics: Mapping[str, Metric], training: DiffusionConfig) -> str:
     measured = config.model_dump(mode="json", include={"crops", "steps", "probed"})
-    text = json.dumps([measured, [*metrics], training.model_dump(mode="json")], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _digest([measured, [*metrics], training.model_dump(mode="json")])
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _from_json(saved: dict[str, Any]) -> Record:

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..method.models import BlockAutoencoder, ControlNet, RestorationNetwork
 from ..method.models.teachers import ConvProjector, Projector
 from ..training.config import ConfigError, DiffusionConfig
-from ..training.stages.paper import build_transformer
+from ..training.stages.paper import build_transformer, hold_backbone
 
 DINOV2 = {
     name: {"model_type": "dinov2", "hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": width // 64,
@@ -63,9 +63,7 @@ class Networks:
             if self.teacher is not None:
                 kind = ConvProjector if config.alignment.projector == "conv" else Projector
                 self.projector = kind(self.transformer.config.width, self.teacher_width)
-        if config.backbone.trained_blocks is not None:
-            held = config.transformer.depth - config.backbone.trained_blocks
-            self.transformer.blocks[:held].requires_grad_(False)
+        hold_backbone(self.transformer, config.backbone.trained_blocks)
 
     @property
     def tokens(self) -> int:

@@ -186,7 +186,8 @@ def make_plan(config: AnyTrainConfig, setup: Setup, micro_batch: int | None = No
     sizes = [size for size in range(share, 0, -1) if share % size == 0] if micro_batch is None else [micro_batch]
     for size in sizes:
         setup = replace(setup, micro_batch=size)
-        plan = Plan(setup, config.images, config.batch, networks.parts(setup), networks.memory(setup), config.data.crop)
+        memory = networks.memory(setup, share)
+        plan = Plan(setup, config.images, config.batch, networks.parts(setup), memory, config.data.crop)
         if plan.fits:
             break
     return plan
@@ -279,14 +280,15 @@ class Costs:
             if network is not None and not (name == "teacher" and setup.cached_teacher):
                 yield Part(name, count_parameters(network), 0, share * self._counted[name][0])
 
-    def memory(self, setup: Setup) -> Memory:
-        """On one GPU."""
+    def memory(self, setup: Setup, share: int) -> Memory:
+        """On one GPU, for a step of so many images on each."""
         parts = self.parts(setup)
         trained = WORD * sum(part.trained for part in parts)
         held = WORD * sum(part.parameters - part.trained for part in parts)
         shards = setup.gpus if setup.sharded else 1
-        # DDP sends gradients in buckets of their own
+        # DDP sends gradients in buckets of their own; FSDP2 keeps those of a step's parts whole until the last
         buckets = 2 if setup.gpus > 1 and not setup.sharded else 1
+        gradients = trained if setup.sharded and setup.micro_batch < share else buckets * trained / shards
         copies = trained / 2 if setup.bf16 else 0.0
         networks = [network for network in (self.networks.transformer, self.networks.control, self.networks.projector)
                     if network is not None]
@@ -294,9 +296,8 @@ class Costs:
             copies = 2 * WORD * count_parameters(self.networks.transformer.blocks[0])
         scratch = WORD * max(p.numel() for network in networks for p in network.parameters())
         average = WORD * sum(map(count_parameters, networks))  # of all that is saved, trained or not
-        return Memory(trained / shards, held, buckets * trained / shards, 2 * trained / shards, average / shards,
-                      copies, setup.micro_batch * self._activations(setup), scratch,
-                      setup.micro_batch * self._workspace())
+        return Memory(trained / shards, held, gradients, 2 * trained / shards, average / shards, copies,
+                      setup.micro_batch * self._activations(setup), scratch, setup.micro_batch * self._workspace())
 
     def _activations(self, setup: Setup) -> float:
         """Bytes for one image."""
@@ -314,7 +315,8 @@ class Costs:
         projector, width = self.networks.projector, self.networks.teacher_width
         if projector is None:
             return 0.0
-        hidden = sum(layer.out_features for layer in projector if isinstance(layer, torch.nn.Linear))
+        hidden = sum(layer.weight.shape[0] for layer in projector.modules()
+                     if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d)))
         return self.networks.tokens * (2 * (hidden - width) * word + 4 * 4 * width) / self.config.alignment.every
 
     def _workspace(self) -> float:

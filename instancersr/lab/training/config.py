@@ -24,6 +24,11 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+ALTERING = ("lightness", "max_offset", "downscale_prob", "truth_blur", "truth_sharpen", "twin_prob", "gray_prob",
+            "auxiliary")
+"""Keys of `data` that alter a crop's photo or map, or bring others."""
+
+
 class DataConfig(Section):
     """Where the photos are and how crops are cut and degraded."""
 
@@ -73,9 +78,10 @@ class DataConfig(Section):
     def _stored_is_streamed(self) -> DataConfig:
         if self.stored and not self.stream:
             raise ValueError("stored: tensors are stored in shards; set data.stream=true")
-        if self.stored and (self.lightness != "hash" or self.max_offset):
-            raise ValueError("stored: the maps' latents have the lightness of a hash and no offset; set "
-                             "data.lightness=hash and data.max_offset=0, or data.stored=false")
+        changed = [key for key in ALTERING if getattr(self, key) != type(self).model_fields[key].default]
+        if self.stored and changed:
+            raise ValueError(f"stored: the latents are of photo and map as they are, so {', '.join(changed)} cannot "
+                             "change them; leave that out, or set data.stored=false")
         return self
 
     @model_validator(mode="after")
@@ -377,6 +383,13 @@ class DiffusionConfig(TrainConfig):
         if self.transformer.prediction == "noise" and self.schedule.rescale_betas_zero_snr:
             raise ValueError("transformer.prediction=noise says nothing at the last timestep of a schedule without any "
                              "signal there; set schedule.rescale_betas_zero_snr=false")
+        if not self.denoising_weight and not self.sampler.weight:
+            raise ValueError("denoising_weight and sampler.weight are both 0, so nothing is trained; set one of them")
+        if self.micro_batch and self.micro_batch % self.alignment.every:
+            raise ValueError(f"micro_batch {self.micro_batch} does not divide by alignment.every "
+                             f"{self.alignment.every}, which counts the images of each part")
+        if self.micro_batch == 1 and self.alignment.dispersion_weight:
+            raise ValueError("alignment.dispersion_weight compares the images of a part; set micro_batch to 2 or more")
         if self.data.crop % (8 * self.transformer.patch_size):
             raise ValueError(f"data.crop {self.data.crop} does not divide into tokens of "
                              f"{8 * self.transformer.patch_size} pixels")

@@ -22,7 +22,7 @@ from .config import DataConfig, MapConfig, TrainConfig
 Photos = PhotoCache | ShardIndex
 
 PREFETCH = 4
-"""Batches that wait for each worker."""
+"""Batches that wait for a process, one for each of its workers at least: a sample of 512x512 takes 9 MB of /dev/shm."""
 
 
 def open_photos(data: DataConfig) -> Photos:
@@ -74,7 +74,8 @@ def batches(dataset: CropDataset, numbers: BatchNumbers, workers: int, device: t
     return iter(DataLoader(
         dataset, batch_sampler=numbers, collate_fn=collate, num_workers=workers, worker_init_fn=_prepare_worker,
         pin_memory=device.type == "cuda", persistent_workers=workers > 0,
-        prefetch_factor=PREFETCH if workers else None, multiprocessing_context=start_method() if workers else None))
+        prefetch_factor=max(1, PREFETCH // workers) if workers else None,
+        multiprocessing_context=start_method() if workers else None))
 
 
 def start_method() -> str:

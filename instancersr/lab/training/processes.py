@@ -98,10 +98,10 @@ class Processes:
         """What computes the terms in every process and adds up the gradients.
 
         Args:
-            sharded: FSDP2 instead of DDP.
+            sharded: FSDP2 instead of DDP. Where nothing is trained there is neither.
             precision: of the weights that FSDP2 sends around.
         """
-        if self.count == 1:
+        if self.count == 1 or not any(p.requires_grad for p in terms.parameters()):
             return terms
         if sharded:
             return shard(terms, self.device, precision)
@@ -123,9 +123,15 @@ def shard(terms: Terms, device: torch.device, precision: torch.dtype = torch.flo
     mesh = dist.init_device_mesh(device.type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for part in terms.model.children():
-        for block in getattr(part, "blocks", []):
+        for block in transformer_blocks(part):
             fully_shard(block, mesh=mesh, mp_policy=policy)
     return fully_shard(terms, mesh=mesh)
+
+
+def transformer_blocks(part: nn.Module) -> list[nn.Module]:
+    """A transformer's blocks, none of another network, whose `blocks` is a number of its configuration."""
+    blocks = getattr(part, "blocks", None)
+    return list(blocks) if isinstance(blocks, nn.ModuleList) else []
 
 
 @contextmanager

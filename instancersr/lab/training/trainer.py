@@ -21,17 +21,18 @@ from instancersr.files import replace_folder
 
 from ..data.dataset import BatchNumbers, CropDataset, collate
 from ..data.sources import DataError, Skipped
-from ..data.stream import stored_shapes
+from ..data.stream import stored_settings, stored_shapes
 from .checkpoint import MODEL, TrainState, list_checkpoints, load_checkpoint, save_checkpoint
 from .config import AnyTrainConfig, ConfigError, DiffusionConfig, load_config
 from .data import batches, crops, open_photos
 from .display import Display
 from .health import LossWatch
-from .processes import Processes, Terms, gradient_sync, local_parameters, shard, whole_state
+from .processes import Processes, Terms, gradient_sync, local_parameters, shard, transformer_blocks, whole_state
 from .randomness import Draws
 from .record import record_start
 from .stages import build_objective
 
+SKIPPED = "skipped.jsonl"
 SAMPLE_BATCH = 16
 """Validation crops that are evaluated at once."""
 
@@ -81,7 +82,7 @@ class Trainer:
         self.state, self.terms = self._distribute()
         self.stopped_by: int | None = None
         self.watch = LossWatch(config.optimizer.loss_limit)
-        self.skipped: set[str] = set()
+        self.skipped = listed_photos(config.output / SKIPPED)
 
     def run(self) -> Path:
         """Trains to the end, or to the signal that ends it; returns the exported folder."""
@@ -94,7 +95,8 @@ class Trainer:
                 record_start(self.config, self.processes, self.state.images)
             with Display(self.config.output, self.config.images, self.state.images, self.processes.is_main,
                          self.config.log.wandb) as display, self._signals():
-                self._note_skipped(getattr(self.photos, "skipped", []), display)
+                if self.processes.is_main:  # what the cache could not use is the same for all
+                    self._note_skipped(getattr(self.photos, "skipped", []), display)
                 self._loop(display)
             return self._export()
 
@@ -114,6 +116,7 @@ class Trainer:
         terms = self.processes.wrap(Terms(self.objective, model), sharded, self.precision)
         optimizer = torch.optim.AdamW(self._parameter_groups(model), settings.lr, settings.betas,
                                       weight_decay=settings.weight_decay, fused=self.device.type in ("cpu", "cuda"))
+        begin_moments(optimizer)
         return TrainState(model, average, optimizer), terms
 
     def _parameter_groups(self, model: nn.Module) -> list[dict]:
@@ -219,9 +222,10 @@ class Trainer:
         new = {photo.photo: photo for photo in photos if photo.photo not in self.skipped}
         if not new:
             return
-        self.skipped |= new.keys()
-        with open(self.config.output / "skipped.jsonl", "a") as file:
-            file.writelines(json.dumps(asdict(photo)) + "\n" for photo in new.values())
+        path = self.config.output / SKIPPED
+        self.skipped |= listed_photos(path) | new.keys()
+        with open(path, "a") as file:  # another process may have met the same photo in another epoch
+            file.writelines(json.dumps(asdict(new[name])) + "\n" for name in new.keys() - listed_photos(path))
         first = next(iter(new.values()))
         display.console.print(f"left out so far: {len(self.skipped)} photos (skipped.jsonl), such as {first.photo}: "
                               f"{first.reason}", soft_wrap=True, highlight=False)
@@ -331,6 +335,23 @@ class Trainer:
                 signal.signal(number, handler)
 
 
+def begin_moments(optimizer: torch.optim.AdamW) -> None:
+    """Gives every trained parameter the moments that AdamW would give it in its first step.
+
+    Some parameters are left out of some steps. A checkpoint without their moments could not be loaded.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            step = torch.zeros((), device=parameter.device if group["fused"] else "cpu")
+            optimizer.state[parameter] = {"step": step, "exp_avg": torch.zeros_like(parameter),
+                                          "exp_avg_sq": torch.zeros_like(parameter)}
+
+
+def listed_photos(path: Path) -> set[str]:
+    """The photos that a run's list of what it could not use has so far."""
+    return {json.loads(line)["photo"] for line in path.read_text().splitlines()} if path.exists() else set()
+
+
 def check_data(config: AnyTrainConfig) -> None:
     """What only the shards can say of a configuration, before anything large is built.
 
@@ -348,20 +369,34 @@ def check_stored(config: DiffusionConfig) -> None:
 
     Raises:
         DataError: there are none.
-        ConfigError: they are of another size; names the key.
+        ConfigError: they are of another size, or of other networks; names the key.
     """
     shapes, data, alignment = stored_shapes(config.data.photos), config.data, config.alignment
+    prepared = stored_settings(data.photos)
     tokens = (data.crop // (8 * config.transformer.patch_size)) ** 2
     if "latent" in shapes and shapes["latent"][-1] * 8 != data.crop:
         raise ConfigError(f"data.crop: {data.crop}, but the stored latents are of {shapes['latent'][-1] * 8} pixels")
-    aligned = alignment.teacher is not None and alignment.weight
-    if aligned and "teacher" in shapes and shapes["teacher"][0] != tokens:
+    if "latent" in shapes:
+        check_name("autoencoder", config.autoencoder, prepared.get("latents"))
+    if alignment.teacher is None or not alignment.weight or "teacher" not in shapes:
+        return
+    check_name("alignment.teacher", alignment.teacher, prepared.get("features"))
+    if alignment.teacher_layer is not None:
+        raise ConfigError("alignment.teacher_layer: the stored features are the teacher's output; leave it out")
+    if shapes["teacher"][0] != tokens:
         raise ConfigError(f"alignment.teacher: the stored features are of {shapes['teacher'][0]} patches, "
                           f"data.crop={data.crop} has {tokens} tokens")
+
+
+def check_name(key: str, configured: str, prepared: str | None) -> None:
+    """Whether what the shards were prepared with is what a run is to use, by the last part of name or path."""
+    if prepared is not None and Path(prepared).name != Path(configured).name:
+        raise ConfigError(f"{key}: {configured}, but the shards hold what {prepared} computed; set {key} to that, or "
+                          "prepare them again")
 
 
 def compile_networks(model: nn.Module) -> None:
     """Transformers block by block, as equal blocks share one compilation; other networks whole."""
     for part in model.values() if isinstance(model, nn.ModuleDict) else [model]:
-        for network in getattr(part, "blocks", None) or [part]:
+        for network in transformer_blocks(part) or [part]:
             network.compile()

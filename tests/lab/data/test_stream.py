@@ -166,16 +166,25 @@ def test_training_runs_on_a_stream(models, shards, tmp_path, stored):
 @pytest.mark.parametrize(("change", "message"), [
     ({"data": {"crop": 128}}, "data.crop: 128, but the stored latents are of 64 pixels"),
     ({"transformer": {"patch_size": 4}}, "alignment.teacher: the stored features are of 16 patches, .* has 4 tokens"),
-    ({"data": {"lightness": "photo"}}, "data: .*lightness=hash"),
+    ({"data": {"lightness": "photo"}}, "data: .*so lightness cannot change them"),
+    ({"data": {"gray_prob": 0.5, "truth_blur": [0.5, 0.9]}}, "data: .*so truth_blur, gray_prob cannot change them"),
+    ({"alignment": {"teacher_layer": 1}}, "alignment.teacher_layer: the stored features are the teacher's output"),
+    ({"alignment": {"teacher": "hub/dinov2-giant"}}, "alignment.teacher: hub/dinov2-giant, but the shards hold"),
     ({"data": {"stream": False}}, "data: .*set data.stream=true"),
 ])
 def test_what_does_not_fit_the_shards_is_named_before_models_are_built(models, shards, tmp_path, change, message):
-    values = config(models, shards, tmp_path, stored=True) | {"autoencoder": "nowhere"}
+    values = config(models, shards, tmp_path, stored=True) | {"autoencoder": "nowhere/vae"}
     for section, fields in change.items():
         values[section] = values[section] | fields
     with pytest.raises(ConfigError, match=message) as caught:
         train_from_config(write(values, tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_latents_of_another_autoencoder_are_not_trained_on(models, shards, tmp_path):
+    values = config(models, shards, tmp_path, stored=True) | {"autoencoder": "stabilityai/sd-vae-ft-ema"}
+    with pytest.raises(ConfigError, match="autoencoder: stabilityai/sd-vae-ft-ema, but the shards hold what "):
+        train_from_config(write(values, tmp_path))
 
 
 def test_missing_shard_is_named(photo_folder, models, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,8 @@ def test_ablation_from_training_to_table_and_figures(finished):
     assert [images for images, _ in record["curve"]] == [8, 16] and set(record["by_steps"]) == {"1", "3"}
     assert set(record["by_block"]) == {"1", "2"}  # one after the other, of the one model
     assert record["by_block"]["1"] == pytest.approx(record["awareness"]["probe"])  # block 1 is the aligned one
-    case = json.loads((finished / "runs" / "default-0" / "run.json").read_text())["starts"][0]["config"]
+    [run] = (finished / "runs").glob("default-0-*")
+    case = json.loads((run / "run.json").read_text())["starts"][0]["config"]
     assert case["alignment"]["scale_weight"] == 0.2
     drawn = {path.name for path in (finished / "figures").iterdir()}
     assert drawn == {f"figure{name}.{kind}" for name in ("1-tsne", "4a-layers", "4a-probing", "4b-steps", "4c-progress")
@@ -134,7 +136,8 @@ def test_no_photo_is_decoded_into_a_cache(finished):
 
 
 def test_without_mask_modelling_the_map_is_ignored(finished):
-    pipeline = InstanceRSRPipeline.from_pretrained(finished / "runs" / "no-mask-0" / "model")
+    [run] = (finished / "runs").glob("no-mask-0-*")
+    pipeline = InstanceRSRPipeline.from_pretrained(run / "model")
     weight = pipeline.transformer.x_embedder.proj.weight
     half = weight.shape[1] // 2
     assert weight[:, half:].abs().max() == 0 < weight[:, :half].abs().max()
@@ -147,6 +150,16 @@ def test_a_second_run_trains_and_measures_nothing(finished, mini, monkeypatch):
     monkeypatch.setattr(Trainer, "run", lambda self: pytest.fail("trained again"))
     run_ablation(mini)
     assert (finished / "table.md").read_text() == before
+
+
+def test_other_settings_are_another_run_and_not_the_finished_one_measured_anew(finished, mini, tmp_path):
+    shutil.copytree(finished, tmp_path / "out")
+    cases = ["cases={default: [], no-mask: [mask_modelling=false, optimizer.lr=1.0e-5]}", f"output={tmp_path / 'out'}",
+             "probed=[]", "clouds=[]", "layers={}"]
+    run_ablation(mini, cases)
+    one, other = ([json.loads(line)["loss"] for line in (run / "losses.jsonl").read_text().splitlines()]
+                  for run in (tmp_path / "out/runs").glob("no-mask-0-*"))
+    assert one[0] == other[0] and one[-1] != other[-1]  # the same first step, then another rate
 
 
 @pytest.mark.parametrize(("override", "named"), [

@@ -116,7 +116,8 @@ def test_frozen_blocks_have_gradients_for_what_lies_before_them_alone(parts):
     whole, part = costs(config)["backbone"], costs(frozen)["backbone"]
     assert part.forward == whole.forward
     assert whole.backward - part.backward == pytest.approx(3 * 24 * 256 * 64**2 + 3 * 12 * 64**2, rel=0.01)
-    assert whole.trained - part.trained == 3 * (18 * 64**2 + 15 * 64)  # matrices and biases of three blocks
+    embedder = 256 * 64 + 64 + 64**2 + 64  # of the timestep, which speaks to every block
+    assert whole.trained - part.trained == 3 * (18 * 64**2 + 15 * 64) + embedder  # matrices and biases of three blocks
 
 
 @pytest.mark.parametrize("stored", [(False, False), (True, False), (True, True)])
@@ -209,6 +210,19 @@ def test_sharding_divides_what_belongs_to_the_weights(parts):
     for name in ("weights", "gradients", "optimizer", "average"):
         assert getattr(eight, name) == pytest.approx(getattr(one, name) / 8)
     assert eight.activations == one.activations and eight.frozen == one.frozen
+
+
+def test_sharded_gradients_are_whole_while_a_steps_parts_are_added_up(parts):
+    config = diffusion(parts, 128, 16, **WIDE)
+    in_two, at_once = (make_plan(config, Setup(GPUS["A100"], 8, sharded=True), size).memory for size in (1, 2))
+    assert in_two.gradients == pytest.approx(8 * at_once.gradients)
+
+
+def test_either_projector_can_be_planned(parts):
+    config = diffusion(parts, 128, 8, **WIDE)
+    conv = config.model_copy(update={"alignment": config.alignment.model_copy(update={"projector": "conv"})})
+    found = {part.name: part for part in make_plan(conv, CPU, 1).parts}
+    assert found["projector"].trained == WIDE["width"] * 32 * 9 + 32  # one 3x3 convolution to the teacher's width
 
 
 # ---------------------------------------------------------------------------------------------- the command

@@ -71,6 +71,9 @@ def test_a_wrong_key_or_value_is_named_in_one_line(file, override, message):
     (["transformer.width=30"], "divisible by 4"),
     (["transformer.control_depth=9"], "more than depth"),
     (["alignment.layer=9"], "alignment.layer 9 is more than depth 8"),
+    (["denoising_weight=0"], "denoising_weight and sampler.weight are both 0"),
+    (["alignment.every=4", "micro_batch=2"], "micro_batch 2 does not divide by alignment.every 4"),
+    (["alignment.dispersion_weight=1", "micro_batch=1"], "set micro_batch to 2 or more"),
 ])
 def test_sizes_that_do_not_fit(file, overrides, message):
     with pytest.raises(ConfigError, match=message):

@@ -120,6 +120,13 @@ def test_run_is_recorded_once_with_what_made_it(runs, config):
     assert torch.__version__.startswith(start["packages"]["torch"])
 
 
+def test_what_has_nothing_to_train_needs_no_gradients_between_processes(config, tmp_path):
+    """The block transform is fitted in closed form."""
+    values = {key: config[key] for key in ("batch", "device", "precision", "threads", "data", "log")}
+    launch(2, [write(tmp_path, values, "fitted", task="autoencoder", images=16, latent_channels=8)])
+    assert BlockAutoencoder.from_pretrained(tmp_path / "fitted/model").config.latent_channels == 8
+
+
 def test_batch_that_does_not_divide_is_one_line(config, tmp_path):
     path = write(tmp_path, {**config, "autoencoder": "nowhere"}, "odd", batch=3)  # found before any model is built
     with pytest.raises(AssertionError, match="batch: 3 images do not divide among 2 processes"):

@@ -67,6 +67,8 @@ def test_as_many_blocks_are_trained_as_asked_for(hub, trained, blocks):
     transformer = task.model["transformer"]
     assert {n for n, block in enumerate(transformer.blocks) if block.attn.qkv.weight.requires_grad} == blocks
     assert transformer.x_embedder.proj.weight.requires_grad and transformer.final_layer.linear.weight.requires_grad
+    embedders = [*transformer.t_embedder.parameters(), *transformer.y_embedder.parameters()]
+    assert {p.requires_grad for p in embedders} == {trained is None}  # they shift and scale in every block
     backbone, others = task.parameter_groups(task.model)
     assert (backbone["lr_scale"], others["lr_scale"]) == (0.1, 1.0)
     in_groups = {id(p) for group in (backbone, others) for p in group["params"]}
@@ -105,6 +107,30 @@ def test_the_residuals_deviations_are_summed_up_in_double_precision_on_the_cpu_a
     z, z_y, *_ = task._latents(task.model, batch(), Draws(0, range(2)))
     expected = (z - torch.cat([z_y, torch.zeros_like(z_y)], 1)).square().mean((0, 2, 3)).sqrt()
     torch.testing.assert_close(torch.tensor(task.model["transformer"].config.residual_std), expected, atol=1e-4, rtol=0)
+
+
+def test_the_validation_error_is_of_the_same_noise_whatever_else_is_drawn(hub):
+    """Efficiency compares it between cases, of which one draws scale targets."""
+    found = []
+    for targets in ("predictable", "literal"):
+        torch.manual_seed(0)
+        task = objective(hub, alignment={"layer": 2, "scale_targets": targets})
+        with torch.no_grad():
+            found.append(task.validate(task.model, batch(), Draws(1, range(2)))["noise_mse"])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"width": 64}, "transformer: width is 64 here, 32 in"), ({"depth": 4}, "transformer: depth is 4 here, 3 in"),
+    ({"control_depth": 1}, "transformer: depth is 1 here, 2 in .*controlnet"),
+])
+def test_the_networks_to_begin_from_are_those_that_the_configuration_describes(hub, tmp_path, change, message):
+    task = objective(hub)
+    for name in ("transformer", "controlnet"):
+        task.model[name].save_pretrained(tmp_path / name)
+    objective(hub, {"pretrained": None}, init=tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        objective(hub, {"pretrained": None}, init=tmp_path, transformer=SIZES | change)
 
 
 def test_sizes_that_are_not_the_backbones_name_the_key(hub):

@@ -16,12 +16,12 @@ from transformers import Dinov2Config, Dinov2Model
 from instancersr.errors import UserError
 from instancersr.lab.data.cache import CachedPhotos
 from instancersr.lab.data.dataset import CropDataset
-from instancersr.lab.method.models import BlockAutoencoder, RestorationNetwork
+from instancersr.lab.method.models import BlockAutoencoder, JointDiT, RestorationNetwork
 from instancersr.lab.pipeline import InstanceRSRPipeline
 from instancersr.lab.training.checkpoint import list_checkpoints, newest_model
 from instancersr.lab.training.config import ConfigError, load_config
 from instancersr.lab.training.data import start_method
-from instancersr.lab.training.trainer import Trainer, train_from_config
+from instancersr.lab.training.trainer import Trainer, begin_moments, compile_networks, train_from_config
 
 
 def losses_of(run: Path) -> dict[int, float]:
@@ -242,6 +242,39 @@ def test_checkpoint_of_another_network_is_refused(tmp_path, base):
     train_from_config(path)
     with pytest.raises(ConfigError, match="does not fit this configuration"):
         train_from_config(path, ["channels=16"])
+
+
+def test_moments_from_the_start_are_those_of_the_first_step():
+    ours, torchs = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    late = torch.nn.Parameter(torch.ones(2))
+    prepared, plain = (torch.optim.AdamW(list(parameters), 0.1, weight_decay=0.1, fused=True)
+                       for parameters in ([ours, late], [torchs]))
+    begin_moments(prepared)
+    for step in range(3):
+        for parameter, optimizer in ((ours, prepared), (torchs, plain)):
+            parameter.grad = torch.tensor([1.0, -2.0, 0.5]) * (step + 1)
+            optimizer.step()
+    assert torch.equal(ours, torchs) and torch.equal(late, torch.ones(2))
+
+
+def test_a_run_goes_on_whose_checkpoint_came_before_some_part_was_trained(tmp_path, base, parts):
+    """With `direct_share` the sampler, and the decoder's view of its tokens, may not be trained for many steps."""
+    values = {"task": "diffusion", "images": 8, **parts, "denoising_weight": 0.0,
+              "transformer": {"width": 32, "depth": 2, "heads": 2, "control_depth": 1}, "alignment": {"layer": 1},
+              "sampler": {"weight": 1.0, "steps": 1, "decoder_blocks": 1, "decoder_tokens": True, "direct_share": 1.0}}
+    path = write(tmp_path, base, **values)
+    train_from_config(path)
+    train_from_config(path, ["images=16", "sampler.direct_share=0"])
+    assert list(losses_of(tmp_path / "run")) == [2, 4, 6, 8, 10, 12, 14, 16]
+
+
+def test_a_network_without_blocks_is_compiled_whole(monkeypatch):
+    """`blocks` is a number of a restoration network's configuration, and the blocks of a transformer."""
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    restoration, transformer = RestorationNetwork(8, 2), JointDiT(width=32, depth=3, heads=2)
+    compile_networks(torch.nn.ModuleDict({"restoration": restoration, "transformer": transformer}))
+    assert compiled == [restoration, *transformer.blocks]
 
 
 def test_weights_and_biases_keeps_the_run_offline(tmp_path, base, monkeypatch):

@@ -6,7 +6,7 @@ Eq. 6 and dispersion). The equations themselves are in `method/losses.py` and `m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ class PaperObjective(Objective):
                                        **config.schedule.model_dump())
         alignment = config.alignment
         self.teacher, self.teacher_width = None, None
-        if alignment.teacher is not None and alignment.weight:
+        if alignment.teacher is not None and alignment.weight and config.denoising_weight:
             stored = stored_shapes(config.data.photos) if config.data.stored else {}
             if "teacher" in stored:
                 self.teacher_width = stored["teacher"][1]
@@ -79,6 +79,7 @@ class PaperObjective(Objective):
         if self.config.init is not None:
             parts = {"transformer": load_part(JointDiT, self.config.init / "transformer", "init"),
                      "controlnet": load_part(ControlNet, self.config.init / "controlnet", "init")}
+            self._check_sizes(parts, channels)
         else:
             transformer = build_transformer(size, channels) if self.config.backbone.pretrained is None else (
                 self._load_backbone(channels))
@@ -94,20 +95,23 @@ class PaperObjective(Objective):
         return parts
 
     def _hold(self) -> None:
-        """Takes the gradient from what the configuration holds: the backbone's first blocks."""
-        trained = self.config.backbone.trained_blocks
-        if trained is not None:
-            blocks = self.model["transformer"].blocks
-            blocks[: len(blocks) - trained].requires_grad_(False)
+        """Takes the gradient from what the configuration holds."""
+        hold_backbone(self.model["transformer"], self.config.backbone.trained_blocks)
 
     def _load_backbone(self, channels: int) -> JointDiT:
         size, name = self.config.transformer, self.config.backbone.pretrained
         transformer = named("backbone.pretrained", load_dit, name)
-        wanted = transformer_settings(size, channels)
-        for key, value in wanted.items():
-            if transformer.config[key] != value:
-                raise ConfigError(f"transformer: {key} is {value} here, {transformer.config[key]} in {name}")
+        check_settings(transformer, transformer_settings(size, channels), name)
         return transformer
+
+    def _check_sizes(self, parts: Mapping[str, nn.Module], channels: int) -> None:
+        """Whether the networks to begin from are those that `transformer` describes."""
+        size, folder = self.config.transformer, self.config.init
+        check_settings(parts["transformer"], transformer_settings(size, channels), folder)
+        check_settings(parts["controlnet"], {"depth": size.control_depth}, folder / "controlnet")
+        predicts = "noise" if parts["transformer"].config.residual_std is None else "residual"
+        if predicts != size.prediction:
+            raise ConfigError(f"transformer: prediction is {size.prediction} here, {predicts} in {folder}")
 
     def parameter_groups(self, model: nn.ModuleDict) -> list[dict[str, Any]]:
         """`params` and `lr_scale` of what is trained: the backbone, and everything new."""
@@ -119,7 +123,7 @@ class PaperObjective(Objective):
     @property
     def skips_parameters(self) -> bool:
         """Whether the projector is left out of some steps."""
-        return self.teacher_width is not None and (self.config.alignment.until < 1 or not self.config.denoising_weight)
+        return self.teacher_width is not None and self.config.alignment.until < 1
 
     def begin(self, batches: Callable[[int], Iterator[Batch]], device: torch.device) -> None:
         """Measures the preconditioning's deviations on the first images."""
@@ -300,8 +304,8 @@ class PaperObjective(Objective):
     def validate(self, model, batch, draws):
         z, z_y, restored, _ = self._latents(model, batch, draws)
         denoiser = self._denoiser(model)
-        scores = self._denoising_terms(model, denoiser, z, z_y, batch, draws, 0.0)
-        scores["noise_mse"] = self._noise_error(denoiser, z, z_y, batch, draws)
+        noise_mse = self._noise_error(denoiser, z, z_y, batch, draws)  # first: some terms draw, and not in all runs
+        scores = self._denoising_terms(model, denoiser, z, z_y, batch, draws, 0.0) | {"noise_mse": noise_mse}
         photo, instance_map = self.sample(model, batch, draws, self.config.sampler.steps)
         return scores | {"psnr": psnr(photo, batch["hr"]), "psnr_restored": psnr(restored, batch["hr"]),
                          "psnr_map": psnr(instance_map, batch["instance_map"])}
@@ -337,6 +341,26 @@ def transformer_settings(size: TransformerConfig, channels: int) -> dict[str, An
     return {"in_channels": 2 * channels, "out_channels": (4 if size.learned_variance else 2) * channels,
             "patch_size": size.patch_size, "width": size.width, "depth": size.depth, "heads": size.heads,
             "num_classes": size.num_classes}
+
+
+def hold_backbone(transformer: JointDiT, trained_blocks: int | None) -> None:
+    """Takes the gradient from all blocks but the last so many, and from the embedders that speak to every block."""
+    if trained_blocks is None:
+        return
+    transformer.blocks[: len(transformer.blocks) - trained_blocks].requires_grad_(False)
+    for embedder in filter(None, (transformer.t_embedder, transformer.y_embedder)):
+        embedder.requires_grad_(False)
+
+
+def check_settings(network: Any, wanted: Mapping[str, Any], source: object) -> None:
+    """Whether a loaded network has the configuration's settings.
+
+    Raises:
+        ConfigError: it has others; names the first.
+    """
+    for key, value in wanted.items():
+        if network.config[key] != value:
+            raise ConfigError(f"transformer: {key} is {value} here, {network.config[key]} in {source}")
 
 
 def build_transformer(size: TransformerConfig, channels: int) -> JointDiT:
