@@ -7,7 +7,7 @@ import pytest
 from instancersr.lab.training.config import ConfigError, load_config
 
 CONFIGS = sorted(path for path in (Path(__file__).parents[3] / "configs").rglob("*.yaml")
-                 if "task:" in path.read_text())
+                 if "task:" in path.read_text() or path.stem.startswith("share_"))
 """Those that train; the ablations and evaluations are other kinds."""
 
 VALID = "task: restoration\noutput: out\nimages: 10\ndata: {photos: photos}\n"

@@ -67,10 +67,16 @@ class DetailDecoder(ModelMixin, ConfigMixin):
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
 
-    def extended(self, token_channels: int, feature_skip: bool) -> DetailDecoder:
-        """The same function, with the tokens and the skip it lacks: they change nothing until they are trained."""
+    def extended(self, blocks: int, token_channels: int, feature_skip: bool) -> DetailDecoder:
+        """The same function, with the blocks, tokens and skip it lacks: they change nothing until they are trained.
+
+        Raises:
+            ValueError: it has more blocks than these.
+        """
         config = {key: value for key, value in self.config.items() if not key.startswith("_")}
-        wanted = {"token_channels": config["token_channels"] or token_channels,
+        if blocks < config["blocks"]:
+            raise ValueError(f"the detail decoder has {config['blocks']} blocks, more than {blocks}")
+        wanted = {"blocks": blocks, "token_channels": config["token_channels"] or token_channels,
                   "feature_skip": config["feature_skip"] or feature_skip}
         if wanted.items() <= config.items():
             return self

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...method.diffusion import Denoiser, decode, sampling_step, split, token_layer
 from ...method.models import DetailDecoder
 from ..adversarial import PatchDiscriminator, adversarial_terms
-from ..config import DiffusionConfig
+from ..config import ConfigError, DiffusionConfig
 from ..perceptual import excess_grain, random_window, repeated_pattern, repeated_steps, texture_distance
 from .objective import load_part, perceptual_loss
 from .paper import PaperObjective
@@ -54,7 +54,11 @@ class SamplerObjective(PaperObjective):
         sampler, saved = self.config.sampler, self.config.init and self.config.init / "detail_decoder"
         tokens = width if sampler.decoder_tokens else 0
         if saved and saved.exists():
-            return load_part(DetailDecoder, saved, "init").extended(tokens, sampler.decoder_skip)
+            begun = load_part(DetailDecoder, saved, "init")
+            try:
+                return begun.extended(sampler.decoder_blocks, tokens, sampler.decoder_skip)
+            except ValueError as error:
+                raise ConfigError(f"sampler.decoder_blocks: {error}") from error
         return DetailDecoder(self.restoration.config.channels, blocks=sampler.decoder_blocks, token_channels=tokens,
                              feature_skip=sampler.decoder_skip)
 

@@ -39,14 +39,17 @@ def test_photo_and_features_both_matter_once_it_is_trained(decoder):
 def extended(decoder) -> DetailDecoder:
     for layer in (decoder.tail, decoder.body[0].conv2):
         torch.nn.init.normal_(layer.weight, std=0.1)  # as if it had been trained
-    return decoder.extended(token_channels=6, feature_skip=True)
+    return decoder.extended(decoder.config.blocks + 1, token_channels=6, feature_skip=True)
 
 
 def test_what_is_added_to_a_trained_decoder_changes_nothing_yet(decoder, extended):
     photo, features, tokens = torch.rand(2, 3, 32, 48), torch.randn(2, 8, 8, 12), torch.randn(2, 6, 6)
     assert torch.equal(extended(photo, features, tokens), decoder(photo, features))
-    assert extended.extended(6, True) is extended and decoder.extended(0, False) is decoder
-    assert extended.extended(0, False).config.token_channels == 6
+    blocks = extended.config.blocks
+    assert extended.extended(blocks, 6, True) is extended and decoder.extended(blocks - 1, 0, False) is decoder
+    assert extended.extended(blocks, 0, False).config.token_channels == 6
+    with pytest.raises(ValueError, match="more than 0"):
+        decoder.extended(0, 0, False)
 
 
 def test_a_token_speaks_to_its_own_pixels(extended):
