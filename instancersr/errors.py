@@ -33,6 +33,10 @@ class MissingPackage(ModelError):
     def __init__(self, error: ImportError, extra: str, *others: str):
         super().__init__(f"this needs more packages ({error}); {how_to_install(extra, *others)}")
 
+    def __reduce__(self) -> tuple[type[ModelError], tuple[str]]:
+        """To another process goes the line alone: this class makes one of other arguments."""
+        return ModelError, (str(self),)
+
 
 def first_line(error: BaseException, after: str = "") -> str:
     """The first line of an error that says something; of an error without words its kind.

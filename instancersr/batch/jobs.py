@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -67,7 +67,8 @@ class Result:
 
 
 def run_jobs(jobs: list[Job], load: Callable[[], Any], scale: float, options: Callable[[Job], dict[str, Any]],
-             begin: Callable[[str], None]) -> Iterator[Result]:
+             begin: Callable[[str], None],
+             writing: Callable[[], object] = lambda: None) -> Generator[Result, None, None]:
     """Does the jobs one by one and says of each what became of it; a bad file does not stop the others.
 
     Args:
@@ -75,6 +76,7 @@ def run_jobs(jobs: list[Job], load: Callable[[], Any], scale: float, options: Ca
         scale: enlargement.
         options: the upscaler's other arguments for a job.
         begin: called with what is being done.
+        writing: called before the files of a picture are written.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -98,6 +100,7 @@ def run_jobs(jobs: list[Job], load: Callable[[], Any], scale: float, options: Ca
                 out = upscaler(photo, scale=scale, instances=mapped, **options(job))
                 results.append((np.array(out.images.pop()), photo))  # large pictures are not kept twice
                 ids = out.instances[0] if mapped else ids
+            writing()
             notes = _write(job, results, ids)
         except ModelError:
             raise

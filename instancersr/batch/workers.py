@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..cores import usable_cores
-from ..errors import UserError
 from ..loading import load_segmenter, load_upscaler
 from ..presets import Device, EngineName
 from .jobs import Job, Result, run_jobs
-from .parallel import run_on_cluster, start_worker
+from .parallel import run_on_cluster
+from .pool import run_in_processes
 
 if TYPE_CHECKING:
     from ..edits import Edit
-
-RESTARTS = 3
-"""How often workers that were killed are replaced."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +60,17 @@ _load = lru_cache(maxsize=1)(load_upscaler)
 
 
 def run_here(jobs: list[Job], call: Call, begin: Callable[[str], None],
-             tiles: Callable[[int, int], None]) -> Iterator[Result]:
+             tiles: Callable[[int, int], None]) -> Generator[Result, None, None]:
     """The jobs one by one in this process; `begin` and `tiles` as `run_jobs` and the upscaler call them."""
     return run_jobs(jobs, call.load, call.scale, lambda job: call.arguments(job) | {"progress": tiles}, begin)
 
 
-def run_local(jobs: list[Job], call: Call, workers: int) -> Iterator[Result]:
-    """The jobs on up to `workers` processes, in the order they are done.
+def run_local(jobs: list[Job], call: Call, workers: int,
+              tell: Callable[[str], None] = lambda _: None) -> Generator[Result, None, None]:
+    """The jobs on up to `workers` processes, in the order they are done; `tell` as for `run_in_processes`.
 
     They share the cores, unless the call says how many threads each has. A picture whose worker was killed is tried
-    again by another.
+    again by another. After Ctrl-C all that was written is given before the interrupt goes on.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -83,38 +78,10 @@ def run_local(jobs: list[Job], call: Call, workers: int) -> Iterator[Result]:
     """
     workers = min(workers, len(jobs))
     call = replace(call, threads=call.threads or max(1, usable_cores() // workers), shared=True)
-    todo = dict(enumerate(jobs))
-    for _ in range(RESTARTS + 1):
-        try:
-            for number, result in _run_pool(todo, call, workers):
-                del todo[number]
-                yield result
-            return
-        except BrokenProcessPool:
-            continue
-    raise UserError(f"worker processes were killed {RESTARTS + 1} times, perhaps for want of memory; "
-                    f"{len(todo)} pictures are left; fewer --jobs or a smaller --tile need less")
+    return run_in_processes(do_job, jobs, workers, call, tell=tell)
 
 
-def _run_pool(jobs: dict[int, Job], call: Call, workers: int) -> Iterator[tuple[int, Result]]:
-    # spawn: a fork would copy locks that the engine's threads hold
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
-    try:
-        numbers = _submit(pool, jobs, call)
-        for future in as_completed(numbers):
-            yield numbers[future], future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _submit(pool: ProcessPoolExecutor, jobs: dict[int, Job], call: Call) -> dict[Future, int]:
-    try:
-        return {pool.submit(do_job, job, call): number for number, job in jobs.items()}
-    except OSError as error:  # a worker was killed while the next one was being started
-        raise BrokenProcessPool(str(error)) from error
-
-
-def run_cluster(jobs: list[Job], call: Call, address: str) -> Iterator[Result]:
+def run_cluster(jobs: list[Job], call: Call, address: str) -> Generator[Result, None, None]:
     """The jobs as Ray tasks of `call.threads` cores each, or one; a GPU each where the device is cuda.
 
     Inputs and outputs must be under the same paths on every machine. A picture whose machine dies is done again.
@@ -131,7 +98,7 @@ def run_cluster(jobs: list[Job], call: Call, address: str) -> Iterator[Result]:
     return (replace(result, job=given[id(job)]) for job, result in tasks)
 
 
-def do_job(job: Job, call: Call) -> Result:
-    """One job, in a worker."""
-    [result] = run_jobs([job], call.load, call.scale, call.arguments, lambda _: None)
+def do_job(job: Job, call: Call, writing: Callable[[], object] = lambda: None) -> Result:
+    """One job, in a worker; `writing` as `run_jobs` calls it."""
+    [result] = run_jobs([job], call.load, call.scale, call.arguments, lambda _: None, writing)
     return result

@@ -80,6 +80,10 @@ class PictureProgress:
         if self._bars:
             self._bars.update(self._tiles, completed=done, total=total)
 
+    def say(self, line: str) -> None:
+        """A line on stderr."""
+        self._print(as_line(line), style="yellow")
+
     def show(self, result: Result) -> None:
         """What became of a picture."""
         job = result.job

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,7 +22,7 @@ from .pipes import PIPE, piped
 from .progress import PictureProgress
 
 if TYPE_CHECKING:
-    from instancersr.batch.jobs import Job
+    from instancersr.batch.jobs import Job, Result
     from instancersr.batch.workers import Call
 
 RESULT = "What comes out"
@@ -237,14 +237,24 @@ def _run_batches(batches: Iterator[list[Job]], call: Call, workers: int, ray: st
             if ray is not None:
                 results = run_cluster(batch, call, ray)
             elif workers > 1 and len(batch) > 1:
-                results = run_local(batch, call, workers)
+                results = run_local(batch, call, workers, progress.say)
             else:
                 results = run_here(batch, call, progress.begin, progress.tiles)
-            for result in results:
-                progress.show(result)
+            _show(results, progress)
     except KeyboardInterrupt:
         if not ends_with_interrupt:
             raise KeyboardInterrupt(progress.summary) from None
+
+
+def _show(results: Generator[Result, None, None], progress: PictureProgress) -> None:
+    """Shows all results; after Ctrl-C those of pictures that were written meanwhile, and then it goes on."""
+    try:
+        for result in results:
+            progress.show(result)
+    except KeyboardInterrupt as interruption:
+        progress.show(results.throw(interruption))  # raises it again where the results are at their end
+        for result in results:
+            progress.show(result)
 
 
 def _replace_strength(strength: float, fidelity: float | None) -> float:

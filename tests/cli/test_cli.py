@@ -500,6 +500,30 @@ def test_ctrl_c_ends_quietly_with_130_and_no_partial_output(tiny_model, tmp_path
     assert written(tmp_path) == ["first.png", "first_x4.png", "long.png"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_with_several_jobs_gives_up_what_is_in_work_and_counts_all_that_is_written(tiny_model, tmp_path):
+    for name in ("1.png", "2.png", "3.png"):
+        picture(16, 16).save(tmp_path / name)
+    for name in ("4long.png", "5long.png", "6long.png"):
+        picture(16, 30_000).save(tmp_path / name)
+    command = [sys.executable, "-m", "instancersr", "upscale", ".", "--tile", "16", "--steps", "50", "--json",
+               "--model", str(tiny_model), "--jobs", "2"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                               start_new_session=True)
+    while len(list(tmp_path.glob("*_x4.png"))) < 3:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "interrupted: 3 done"
+    assert sorted(json.loads(line)["output"] for line in out.splitlines()) == ["1_x4.png", "2_x4.png", "3_x4.png"]
+    assert written(tmp_path) == ["1.png", "1_x4.png", "2.png", "2_x4.png", "3.png", "3_x4.png",
+                                 "4long.png", "5long.png", "6long.png"]
+
+
 # ---------------------------------------------------------------------------------------------------- train
 
 
