@@ -26,6 +26,10 @@ LARGEST_BYTES = 8
 """Bytes an uncompressed pixel has at most: 16 bits in four channels. It limits what is uploaded."""
 
 
+LARGEST_BODY = 4 * 2**20
+"""Bytes of a request that is no upload: it names files and settings. It is read whole before anything else."""
+
+
 class Gate:
     """Stands before the whole page: asks for user and password, and refuses to fetch other addresses.
 
@@ -47,6 +51,8 @@ class Gate:
                 return await _answer(send, 404)
             if scope["method"] == "POST" and not scope["path"].endswith("/upload"):
                 body = await _read(receive)
+                if body is None:
+                    return await _answer(send, 413)
                 if names_address(body):
                     return await _answer(send, 404)
                 receive = _again(body, receive)
@@ -70,13 +76,17 @@ def names_address(body: bytes) -> bool:
     return False
 
 
-async def _read(receive: Any) -> bytes:
-    body, more = b"", True
+async def _read(receive: Any) -> bytes | None:
+    """The body of a request; None where it is larger than LARGEST_BODY."""
+    parts, size, more = [], 0, True
     while more:
         message = await receive()
-        body += message.get("body", b"")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > LARGEST_BODY:
+            return None
         more = message.get("more_body", False)
-    return body
+    return b"".join(parts)
 
 
 def _again(body: bytes, receive: Any) -> Any:

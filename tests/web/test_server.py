@@ -340,3 +340,31 @@ def test_the_password_stands_before_everything():
         assert status(path, None) == 401
         assert status(path, ("me", "wrong")) == 401
         assert status(path, ("me", "se:cret")) == 200
+
+
+@pytest.mark.parametrize("chunks", [1, 1000])
+def test_a_request_that_is_no_upload_has_a_limit(chunks):
+    """Nothing behind the gate sees more, whatever the sender says of its length; what fits arrives unchanged."""
+    from instancersr.web.server import LARGEST_BODY, Gate
+
+    def ask(size: int) -> tuple[list[int], list[bytes]]:
+        sizes = [size // chunks] * (chunks - 1) + [size - size // chunks * (chunks - 1)]
+        parts = iter([{"type": "http.request", "body": b"x" * part, "more_body": number < chunks - 1}
+                      for number, part in enumerate(sizes)])
+        statuses, seen = [], []
+
+        async def receive():
+            return next(parts)
+
+        async def send(message):
+            statuses.append(message.get("status"))
+
+        async def behind(scope, receive, send):
+            seen.append((await receive())["body"])
+
+        asyncio.run(Gate(behind, None)({"type": "http", "method": "POST", "path": "/join", "headers": []}, receive,
+                                       send))
+        return statuses, seen
+
+    assert ask(LARGEST_BODY) == ([], [b"x" * LARGEST_BODY])
+    assert ask(LARGEST_BODY + chunks) == ([413, None], [])
