@@ -39,6 +39,11 @@ def written_format(suffix: str) -> str | None:
     return "GIF" if suffix.lower() == ".gif" else WRITABLE.get(suffix.lower())
 
 
+def suffix_of(format: str | None) -> str:
+    """The first suffix of a format, by Pillow's name; empty where it is not known."""
+    return next((suffix for suffix, name in _ALWAYS.items() if name == format), "")
+
+
 def holds_frames(suffix: str, source: str) -> bool:
     """Whether a file of this suffix can hold all pictures of a source (a format's name) that has several."""
     target = written_format(suffix)

@@ -37,6 +37,10 @@ class Photo:
     """Pages or frames in the file that can be enlarged, this one among them."""
     duration: int | None = None
     """Milliseconds that this frame of an animation is shown."""
+    plays: int = 0
+    """How often an animation is shown; 0 is for ever."""
+    cut_off: bool = False
+    """Whether the file ends too early; what is missing is grey, or coarse."""
     notes: tuple[str, ...] = ()
     """A line for each thing in the file that was dropped or changed."""
 
@@ -83,6 +87,8 @@ def to_photo(image: Image.Image, metadata: Metadata = Metadata(), lower: Image.I
         image, profile = converted or image, None
         notes.append("its colours were converted to sRGB" if converted else
                      "its colour profile is for another kind of pixels and was left out")
+    elif image.mode == "CMYK":
+        notes.append("it is CMYK without a colour profile; its colours were converted to sRGB by a plain formula")
     try:
         rgb = np.array(image.convert("RGB"))
     except ValueError as error:

@@ -132,14 +132,15 @@ def _read_frame(path: Path, image: Image.Image, number: int, max_pixels: int) ->
                 again.seek(number)
                 ask_for_lower_bytes(again)
                 again.load()
-                lower = _upright(again)
-        photo = to_photo(_upright(pixels), metadata, lower)
+                lower = upright(again)
+        photo = to_photo(upright(pixels), metadata, lower)
     except PixelError as error:
         raise ImageError(f"{path}: {error}") from error
     if dropped and not any("gain map" in note for note in notes):
         notes.append(dropped)
     return replace(photo, format=format, quality=quality, frames=count,
-                   duration=round(duration) if duration else None,
+                   duration=round(duration) if duration else None, plays=_plays(image),
+                   cut_off=bool(missing),
                    notes=tuple(f"{path}: {note}" for note in [*notes, *photo.notes]))
 
 
@@ -159,7 +160,8 @@ def _decoded(path: Path, image: Image.Image) -> tuple[Image.Image, list[str]]:
         return whole, [f"the file is cut off: {lost} is missing"]
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """A picture turned as its EXIF orientation says."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # a damaged EXIF block says nothing about the pixels
@@ -168,6 +170,14 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _frames(image: Image.Image) -> int:
     return int(getattr(image, "n_frames", 1)) if image.format in _SEQUENCES else 1
+
+
+def _plays(image: Image.Image) -> int:
+    """How often an animation is shown, 0 for ever. A GIF counts repetitions, and has no count where it plays once."""
+    loop = image.info.get("loop")
+    if image.format == "GIF":
+        return 1 if loop is None else loop and loop + 1
+    return loop or 0
 
 
 def _other_pictures(image: Image.Image) -> str | None:
@@ -220,7 +230,9 @@ def _open(path: Path, max_pixels: int) -> Image.Image | None:
     except ImageError:
         raise
     except Exception as error:  # headers are parsed by many hands
-        raise ImageError(f"{path}: cannot be read ({reason(error)})") from error
+        if isinstance(error, OSError) and error.errno:  # of the system, not of a decoder
+            raise ImageError(f"{path}: cannot be read ({reason(error)})") from error
+        raise ImageError(f"{path}: the picture is damaged or cut off ({reason(error)}); get a fresh copy") from error
 
 
 def _what_else(path: Path) -> str:

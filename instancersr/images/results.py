@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from .deep import deepen
 from .formats import WITH_16_BITS, holds_frames, written_format
@@ -39,7 +40,8 @@ def write_result(path: Path, results: Sequence[tuple[np.ndarray, Photo]],
             bits = 16 - (first.stretch.bit_length() - 1)
             notes.append(f"{path}: the source uses {bits} of its 16 bits, so its levels were multiplied by "
                          f"{first.stretch}")
-    return [*dict.fromkeys(notes), *write_frames(path, frames, metadata=first.metadata, compression=compression)]
+    written = write_frames(path, frames, metadata=first.metadata, compression=compression, plays=first.plays)
+    return [*dict.fromkeys(notes), *written]
 
 
 def dropped_frames(source: Path, photo: Photo, suffix: str) -> str | None:
@@ -49,6 +51,21 @@ def dropped_frames(source: Path, photo: Photo, suffix: str) -> str | None:
     kind = "pages" if photo.format == "TIFF" else "frames"
     return (f"{source}: only the first of its {photo.frames} {kind} was enlarged; "
             f"{'TIFF keeps' if kind == 'pages' else 'WebP, AVIF and PNG keep'} all of them")
+
+
+def as_image(picture: Image.Image, photo: Photo) -> Image.Image:
+    """An enlarged picture with the transparency and the colour profile of the photo it was made from.
+
+    One with a profile for grey becomes grey, as its file would.
+    """
+    profile = photo.metadata.icc_profile
+    if profile and profile[16:20] == b"GRAY":
+        picture = picture.convert("L")
+    if photo.alpha is not None:
+        picture.putalpha(Image.fromarray(enlarge_alpha(photo.alpha, picture.size)))
+    if profile:
+        picture.info["icc_profile"] = profile
+    return picture
 
 
 def _frame(picture: np.ndarray, photo: Photo, format: str) -> Frame:

@@ -67,8 +67,11 @@ def write_image(path: str | os.PathLike[str], rgb: np.ndarray, *, alpha: np.ndar
 
 
 def write_frames(path: str | os.PathLike[str], frames: Sequence[Frame], *, metadata: Metadata | None = None,
-                 compression: Compression | None = None) -> list[str]:
+                 compression: Compression | None = None, plays: int = 0) -> list[str]:
     """Write several pages (TIFF) or frames of an animation (GIF, WebP, PNG, AVIF), as `write_image` writes one.
+
+    Args:
+        plays: how often the animation is shown; 0 is for ever.
 
     Raises:
         ImageError: as `write_image`.
@@ -82,16 +85,19 @@ def write_frames(path: str | os.PathLike[str], frames: Sequence[Frame], *, metad
     if format not in WITH_ALPHA and any(frame.alpha is not None for frame in frames):
         frames = [Frame(_over_white(frame.rgb, frame.alpha), None, frame.duration) for frame in frames]
         notes.append(f"{format} has no transparency, so the picture was laid over white")
+    if format == "AVIF" and len(frames) > 1 and plays:
+        notes.append(f"AVIF is shown for ever; the source is shown {plays} times")
     grey = all(is_grey(frame.rgb) for frame in frames)
     metadata, lost = _fitting_profile(metadata, grey, format)
     options, unheld = save_options(metadata, format, (width, height))
     packing, inexact = _packing(format, compression, grey)
     with _in_one_line(path), whole_file(path) as file:
-        _save(file, format, frames, grey, options | packing)
+        _save(file, format, frames, grey, options | packing, plays)
     return [f"{path}: {note}" for note in [*notes, *lost, *unheld, *inexact]]
 
 
-def _save(file: IO[bytes], format: str, frames: Sequence[Frame], grey: bool, options: dict[str, Any]) -> None:
+def _save(file: IO[bytes], format: str, frames: Sequence[Frame], grey: bool, options: dict[str, Any],
+          plays: int) -> None:
     deep = all(frame.rgb.dtype == np.uint16 for frame in frames)
     if deep and format in WITH_16_BITS and len(frames) == 1:
         SAVERS[format](file, _deep_pixels(frames[0], grey), **options)
@@ -103,13 +109,20 @@ def _save(file: IO[bytes], format: str, frames: Sequence[Frame], grey: bool, opt
     if len(images) > 1:
         options |= {"save_all": True, "append_images": images[1:]}
         if format != "TIFF":
-            options |= {"duration": [frame.duration or 0 for frame in frames], "loop": 0}
+            options |= {"duration": [frame.duration or 0 for frame in frames], "loop": _loop(format, plays)}
         if format == "GIF":
             options |= {"disposal": 2 if any(frame.alpha is not None for frame in frames) else 1, "optimize": False}
     images[0].save(file, format=format, **options)
     if format == "BMP":
         file.seek(6)
         file.write(BMP_MARK)
+
+
+def _loop(format: str, plays: int) -> int | None:
+    """Pillow's option: the number of plays, of a GIF that of repetitions, which it has not where it plays once."""
+    if format != "GIF" or plays == 0:
+        return plays
+    return plays - 1 or None
 
 
 def _as_image(frame: Frame, grey: bool) -> Image.Image:

@@ -113,7 +113,9 @@ def test_sixteen_bit_rgb_is_scaled(tmp_path):
 def test_cmyk_is_converted_and_its_profile_does_not_stay(tmp_path, rgb):
     cmyk = Image.fromarray(rgb).convert("CMYK")
     cmyk.save(tmp_path / "a.tif")
-    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").rgb, rgb)
+    plain = read_image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(plain.rgb, rgb)
+    assert "CMYK without a colour profile" in plain.notes[0]
     fake = bytearray(srgb_profile())
     fake[16:20] = b"CMYK"
     cmyk.save(tmp_path / "b.tif", icc_profile=bytes(fake))

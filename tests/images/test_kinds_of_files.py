@@ -152,6 +152,20 @@ def test_all_frames_of_an_animation_with_their_durations(tmp_path, suffix, alpha
             assert np.abs(photo.alpha - expected).mean() < 4
 
 
+@pytest.mark.parametrize(("source", "loop", "target", "expected"), [
+    (".gif", None, ".gif", None), (".gif", 0, ".gif", 0), (".gif", 3, ".gif", 3),
+    (".gif", None, ".png", 1), (".gif", 3, ".webp", 4),  # a GIF counts repetitions, the others how often it is shown
+    (".png", 1, ".gif", None), (".webp", 2, ".webp", 2), (".png", 5, ".gif", 4)])
+def test_an_animation_is_shown_as_often_as_its_source(tmp_path, source, loop, target, expected):
+    frames = [Image.fromarray(noise(seed)) for seed in range(2)]
+    options = {} if loop is None else {"loop": loop}
+    frames[0].save(tmp_path / f"a{source}", save_all=True, append_images=frames[1:], duration=100, **options)
+    photos = list(read_frames(tmp_path / f"a{source}"))
+    write_result(tmp_path / f"b{target}", [(photo.rgb, photo) for photo in photos])
+    with Image.open(tmp_path / f"b{target}") as back:
+        assert back.n_frames == 2 and back.info.get("loop") == expected
+
+
 def test_a_second_picture_in_a_jpeg_is_named(tmp_path):
     Image.fromarray(noise()).save(tmp_path / "a.mpo", save_all=True, append_images=[Image.fromarray(noise(1))])
     photo = read_image(tmp_path / "a.mpo")
@@ -188,3 +202,10 @@ def test_a_pipe_of_bytes_is_enough(tmp_path):
     Image.fromarray(noise()).save(buffer, "PNG")
     (tmp_path / "stdin").write_bytes(buffer.getvalue())
     np.testing.assert_array_equal(read_image(tmp_path / "stdin").rgb, noise())
+
+
+def test_a_jpeg_of_which_only_the_head_is_there_says_what_to_do(tmp_path):
+    Image.fromarray(noise()).save(tmp_path / "whole.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:100])
+    with pytest.raises(ImageError, match="damaged or cut off .* get a fresh copy"):
+        read_image(tmp_path / "a.jpg")
