@@ -6,15 +6,17 @@ import os
 import shutil
 from functools import lru_cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
 
 from .cores import cores_are_busy
 from .errors import MissingPackage, ModelError, UserError, first_line
+from .images.results import as_image
 from .model import Model, find_model
 from .presets import Device, EngineName
-from .upscaler import Picture, Segmenter, Upscaler
+from .upscaler import Picture, Segmenter, Upscaler, as_photo
 
 TORCH_DEVICES = ("cuda", "mps", "cpu")
 """The best first."""
@@ -32,6 +34,11 @@ def upscale(image: Picture, scale: float = 4, *, segmenter: str | Segmenter | No
             **options: Any) -> Image.Image:
     """Upscales one picture with the weights in this package.
 
+    The result is upright, keeps transparency, and has the colour profile in `info["icc_profile"]`. Pillow's `save`
+    takes it from there for PNG, TIFF and AVIF; for JPEG and WebP, give it as `icc_profile`. Of 16 bits it has 8, of
+    several pages or frames the first, and of other metadata (EXIF, resolution, texts) nothing: the command
+    `instancersr upscale` keeps all of these.
+
     Args:
         image, scale: as for `Upscaler`.
         segmenter: as for `Upscaler`, or a name as for `load_segmenter`.
@@ -47,7 +54,9 @@ def upscale(image: Picture, scale: float = 4, *, segmenter: str | Segmenter | No
         from .lab.pipeline import seed_of
 
         options["seed"] = seed_of(options.pop("generator"))
-    return _builtin()(image, scale, segmenter=segmenter, **({"instances": False} | options)).images[0]
+    photo = as_photo(image)
+    out = _builtin()(photo, scale, segmenter=segmenter, **({"instances": False} | options))
+    return as_image(out.images[0], photo)
 
 
 @lru_cache(maxsize=1)
@@ -79,7 +88,7 @@ def load_upscaler(model: str = "builtin", device: Device = "auto", threads: int 
 
 @lru_cache(maxsize=1)
 def load_segmenter(name: str, device: Device = "auto") -> Segmenter:
-    """A Segment Anything model as a segmenter for `Upscaler`.
+    """A Segment Anything model as a segmenter for `Upscaler`. Nothing is fetched.
 
     Args:
         name: hub id of a SAM or SAM 2, such as facebook/sam-vit-base, or a folder in the layout of `transformers`.
@@ -89,12 +98,27 @@ def load_segmenter(name: str, device: Device = "auto") -> Segmenter:
         ModelError: the weights or packages that it needs are missing.
     """
     _quiet_libraries()
+    _check_is_here(name)
     try:
         from .lab.method.models.teachers import SamMasks
     except ImportError as error:
         raise MissingPackage(error, "torch", *SAM_PACKAGES) from error
     where = pick_torch_device(device if device in TORCH_DEVICES else "auto")
-    return SamMasks(name, where, points_per_batch=POINTS_PER_BATCH).find_objects
+    return SamMasks(name, where, points_per_batch=POINTS_PER_BATCH, local_files_only=True).find_objects
+
+
+def _check_is_here(name: str) -> None:
+    """Raises a ModelError, before anything large is imported, where a model is no folder and not in the hub's cache."""
+    if Path(name).is_dir() or find_spec("huggingface_hub") is None:
+        return
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(name, "config.json")
+    except ValueError:  # it is no hub id either
+        found = None
+    if not isinstance(found, str):
+        raise ModelError(f"{name}: no such folder, and not in the hub's cache; fetch it with `hf download {name}`")
 
 
 def installed_segmenter() -> str | None:

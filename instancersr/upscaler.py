@@ -33,8 +33,9 @@ from .engines.protocol import Engine
 from .errors import ModelError
 from .geometry import LR_LATENT, LR_TOKEN, SCALE, SMALLEST
 from .images.compression import jpeg_quality
+from .images.metadata import Metadata
 from .images.pixels import Photo, to_photo
-from .images.reading import read_image
+from .images.reading import read_image, upright
 from .instances.codes import decode_id_map
 from .instances.maps import merge_objects, resize_ids
 from .instances.regions import segment
@@ -95,13 +96,13 @@ class Upscaler:
                  color_fix: str = "wavelet", tile: int | None = None, tile_batch: int = 1,
                  progress: Progress | None = None, *, quality: Quality | None = None, strength: float = 1.0,
                  edits: Sequence[Edit] = (), keep_latents: bool = False, overlap: int = OVERLAP,
-                 instances: bool = True, denoise: float | None = None, merge: Sequence[Sequence[int]] = (),
-                 segmenter: Segmenter | None = None) -> Upscaled:
+                 instances: bool = True, denoise: float | Literal["auto"] | None = None,
+                 merge: Sequence[Sequence[int]] = (), segmenter: Segmenter | None = None) -> Upscaled:
         """Upscales one picture.
 
         Args:
-            image: path, PIL picture, (H, W, 3) uint8 array, or what `read_image` gives. What is transparent counts as
-                the colour beside it.
+            image: path, PIL picture, which is turned as its EXIF orientation says, (H, W, 3) uint8 array, or what
+                `read_image` gives. What is transparent counts as the colour beside it.
             scale: enlargement. 4 is the model's own; less is shrunk from it, more is done in two passes.
             num_inference_steps: DDIM steps; None: what the quality says.
             seed: of the noise; the same input and seed give the same output.
@@ -121,8 +122,8 @@ class Upscaler:
             keep_latents: let `edit` go on from the result. Takes memory: see `Kept`.
             overlap: least overlap of neighbouring tiles in LR pixels, at most half a tile.
             instances: whether the instance map is wanted, which costs time; the photo is the same.
-            denoise: how much noise and grain is taken off: 0 keeps it, 1 takes off as much as can be. None: as the
-                photo's own damage asks for, where the model has the control.
+            denoise: how much noise and grain is taken off: 0 keeps it, 1 takes off as much as can be. None or
+                "auto": as the photo's own damage asks for, where the model has the control.
             merge: groups of ids of the map; each group becomes one object, under the id that it names first, before
                 the edits.
             segmenter: finds the objects in the finished picture; None for the model's own map.
@@ -134,7 +135,8 @@ class Upscaler:
             ImageError: the file cannot be read.
             MemoryError: not even the smallest tiles can be computed.
         """
-        photo = _to_photo(image)
+        photo = as_photo(image)
+        denoise = None if denoise == "auto" else denoise
         quality = self.defaults.quality if quality is None else quality
         check_choice("quality", quality, QUALITIES)
         steps = BEST_STEPS if quality == "best" else self.defaults.steps
@@ -355,18 +357,31 @@ class Upscaler:
 # ------------------------------------------------------------------------------------------------ pictures
 
 
-def _to_photo(image: Picture) -> Photo:
+def as_photo(image: Picture) -> Photo:
+    """A picture of any kind that the upscaler takes, upright, with what stands beside the pixels.
+
+    Raises:
+        ValueError: it is of another kind, or has other pixels. ImageError: the file cannot be read.
+    """
     if isinstance(image, Photo):
         return image
     if isinstance(image, (str, os.PathLike)):
         return read_image(image)
-    photo = replace(to_photo(image), quality=jpeg_quality(image)) if isinstance(image, Image.Image) else Photo(image)
+    if not isinstance(image, (Image.Image, np.ndarray)):
+        raise ValueError("image: expected a path, a PIL picture or an array (H, W, 3) uint8, "
+                         f"not {type(image).__name__}")
+    photo = _from_pil(image) if isinstance(image, Image.Image) else Photo(image)
     shape, dtype = photo.rgb.shape, photo.rgb.dtype
     if len(shape) != 3 or shape[2] != 3 or dtype != np.uint8:
         raise ValueError(f"image: expected (H, W, 3) uint8, not {shape} {dtype}")
     if not photo.rgb.size:
         raise ValueError("image: it has no pixels")
     return photo
+
+
+def _from_pil(image: Image.Image) -> Photo:
+    photo = to_photo(upright(image), Metadata(icc_profile=image.info.get("icc_profile") or None))
+    return replace(photo, quality=jpeg_quality(image))
 
 
 def _pixels(picture: np.ndarray, tiles: list[Tile]) -> np.ndarray:

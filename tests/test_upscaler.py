@@ -1,11 +1,16 @@
 """The core's upscaler, on ONNX Runtime: what a call computes, and what threads and memory do to it."""
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image, ImageCms
 from skimage import data
+from typer.testing import CliRunner
 
+import instancersr
+from instancersr.cli.app import app
 from instancersr.edits import Edit
 from instancersr.loading import load_upscaler
 from instancersr.model import GRAPHS
@@ -160,3 +165,45 @@ def test_objects_are_merged_before_they_are_edited(upscaler, photo):
     np.testing.assert_array_equal(pixels(merged), pixels(upscaler(photo, strength=0)))
     with pytest.raises(ValueError, match="object 7: not in the instance map"):
         upscaler(photo, segmenter=halves, merge=[(5, 7)])
+
+
+# ------------------------------------------------------------------------------------------- the package's one call
+
+
+@pytest.fixture(scope="module")
+def profile() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def test_one_call_gives_what_the_command_writes(photo, profile, tmp_path):
+    """Transparency, colour profile and orientation, of a file and of a PIL picture."""
+    alpha = np.zeros(photo.shape[:2], np.uint8)
+    alpha[:, 8:] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.dstack([photo, alpha])).save(tmp_path / "a.png", exif=exif, icc_profile=profile)
+    result = CliRunner().invoke(app, ["upscale", str(tmp_path / "a.png")])
+    assert result.exit_code == 0, result.output
+    with Image.open(tmp_path / "a_x4.png") as written, Image.open(tmp_path / "a.png") as opened:
+        for source in (tmp_path / "a.png", opened):
+            ours = instancersr.upscale(source)
+            assert ours.mode == written.mode == "RGBA" and ours.info["icc_profile"] == profile
+            assert np.array_equal(np.asarray(ours), np.asarray(written))
+
+
+def test_a_grey_picture_with_its_profile_stays_grey(photo, profile):
+    grey = Image.fromarray(photo).convert("L")
+    grey.info["icc_profile"] = profile[:16] + b"GRAY" + profile[20:]
+    ours = instancersr.upscale(grey, quality="fast")
+    assert ours.mode == "L" and ours.info["icc_profile"] == grey.info["icc_profile"]
+
+
+@pytest.mark.parametrize("image", [None, b"bytes", io.BytesIO(), [[0, 0, 0]]])
+def test_other_kinds_of_pictures_are_refused_by_name(upscaler, image):
+    with pytest.raises(ValueError, match=f"expected a path, a PIL picture or an array .*not {type(image).__name__}"):
+        upscaler(image)
+
+
+def test_auto_is_the_noise_that_is_taken_off_where_nobody_says(upscaler, photo):
+    one, other = (upscaler(photo, quality="fast", instances=False, denoise=value) for value in (None, "auto"))
+    assert np.array_equal(pixels(one), pixels(other))

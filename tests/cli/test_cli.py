@@ -281,6 +281,17 @@ def test_a_segmenter_that_is_not_here_is_one_line_with_the_command_that_gets_it(
 
 
 def test_strength_is_fidelity_the_other_way_round_and_says_so(upscale):
+def test_a_segmenter_that_is_nowhere_is_named_without_asking_the_net(upscale, monkeypatch, capfd):
+    pytest.importorskip("huggingface_hub")
+    asked = []
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: asked.append(1) or [])
+    save("a.png")
+    for name in ("nobody/no-such-sam", "no/such/folder"):
+        code, _, err = upscale("a.png", "--segmenter", name, "--instances")
+        assert code == 2 and len(err) == 1 and f"hf download {name}" in err[0]
+    assert not asked and capfd.readouterr().err == ""
+
+
     save("a.png")
     code, _, err = upscale("a.png", "--strength", 0.25, "-o", "old.png")
     assert code == 0 and [line for line in err if "deprecated" in line] == [

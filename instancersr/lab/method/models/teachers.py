@@ -109,21 +109,23 @@ class SamMasks:
         stability: masks that change more than this allows under another threshold are dropped.
         nms: of two masks whose boxes have a larger IoU the worse is dropped.
         points_per_batch: points asked for at once; each takes twelve bytes of memory for a pixel of the photo.
+        local_files_only: whether nothing is fetched from the hub.
 
     Raises:
         ModelError: the weights are missing, or `transformers` or torchvision, whose NMS it uses, is not installed.
     """
 
     def __init__(self, name: str | Path, device: str = "cpu", points_per_side: int = 32, pred_iou: float = 0.88,
-                 stability: float = 0.95, nms: float = 0.7, points_per_batch: int = 64):
+                 stability: float = 0.95, nms: float = 0.7, points_per_batch: int = 64,
+                 local_files_only: bool = False):
         try:
             import torchvision  # noqa: F401
             from transformers import AutoImageProcessor, AutoModelForMaskGeneration, pipeline
         except ImportError as error:
             raise MissingPackage(error, "torch", *SAM_PACKAGES) from error
         try:
-            model = AutoModelForMaskGeneration.from_pretrained(name).eval()
-            processor = AutoImageProcessor.from_pretrained(name)
+            model = AutoModelForMaskGeneration.from_pretrained(name, local_files_only=local_files_only).eval()
+            processor = AutoImageProcessor.from_pretrained(name, local_files_only=local_files_only)
         except (OSError, ValueError) as error:
             raise ModelError(f"{name}: no SAM here and none in the hub's cache; "
                              f"fetch it with `hf download {name}`") from error
