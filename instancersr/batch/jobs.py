@@ -31,6 +31,8 @@ class Job:
     source: the input. output: where the picture goes. instances: where its map goes, or None; the list of the
     objects goes beside it.
     problem: why it cannot be done, known before any work. compression: how the picture is packed.
+    whole: whether a source that is cut off is an error, as it may be a copy in progress.
+    keep: whether results that exist are left as they are, and only what is missing of picture and map is written.
     """
 
     source: Path
@@ -38,11 +40,13 @@ class Job:
     instances: Path | None
     problem: str | None = None
     compression: Compression = Compression()
+    whole: bool = False
+    keep: bool = False
 
     @property
     def is_finished(self) -> bool:
-        """Whether there is a result already."""
-        return self.problem is None and self.output.exists()
+        """Whether there is a result already, with its map where one is asked for."""
+        return self.problem is None and all(path.is_file() for path in self.writes)
 
     @property
     def writes(self) -> list[Path]:
@@ -116,6 +120,9 @@ def run_jobs(jobs: list[Job], load: Callable[[], Any], scale: float, options: Ca
 def _read(job: Job, scale: float) -> Iterator[Photo]:
     """The pictures of the source that its result can hold, once it is sure that this can be written."""
     for photo in read_frames(job.source):
+        if job.whole and photo.cut_off:
+            raise UserError(f"{job.source}: the file is cut off; if it is still being copied, it is tried again when "
+                            "it has changed; if not, enlarge it without --watch")
         height, width = (round(side * scale) for side in photo.rgb.shape[:2])
         for path in job.writes:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,12 +135,19 @@ def _read(job: Job, scale: float) -> Iterator[Photo]:
 
 def _write(job: Job, results: list[tuple[np.ndarray, Photo]], ids: np.ndarray | None) -> list[str]:
     """Writes the pictures, and the map of the first."""
-    notes = [dropped_frames(job.source, results[0][1], job.output.suffix)]
-    notes += write_result(job.output, results, job.compression)
+    kept = {path for path in job.writes if job.keep and path.is_file()}
+    notes: list[str | None] = []
+    if job.output in kept:
+        notes.append(f"{job.output}: it exists and was kept; what was missing beside it was written")
+    else:
+        notes = [dropped_frames(job.source, results[0][1], job.output.suffix)]
+        notes += write_result(job.output, results, job.compression)
     if ids is not None:
         colored, listed = job.maps
-        write_image(colored, id_colors(int(ids.max()))[ids])
-        write_text(listed, json.dumps(list_objects(ids), indent=0))
+        if colored not in kept:
+            write_image(colored, id_colors(int(ids.max()))[ids])
+        if listed not in kept:
+            write_text(listed, json.dumps(list_objects(ids), indent=0))
         if len(results) > 1:
             notes.append(f"{colored}: this is the map of the first of {len(results)} pictures")
     return [note for note in notes if note]

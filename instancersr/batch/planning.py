@@ -141,11 +141,11 @@ def _without_results(sources: list[Source], headers: dict[Path, Header], mark: s
 def _jobs(sources: list[Source], headers: dict[Path, Header], mark: str, suffix: str | None,
           instances: bool) -> Iterator[Job]:
     readable = {source.path: source for source in sources if headers[source.path].problem is None}
-    endings = {path: mark + (suffix or _own_suffix(path, headers[path])) for path in readable}
+    endings = {path: mark + (suffix or own_suffix(path, headers[path])) for path in readable}
     # Siblings count though they are not asked for now: a name must not depend on what else is asked for.
     siblings = {path: folder for source in readable.values() if source.named
                 for path, folder in _siblings(source, readable)}
-    endings |= {path: mark + (suffix or _own_suffix(path, read_header(path))) for path in siblings}
+    endings |= {path: mark + (suffix or own_suffix(path, read_header(path))) for path in siblings}
     folders = {path: source.folder for path, source in readable.items()} | siblings
 
     def place(path: Path, stem: str) -> Path:
@@ -173,7 +173,7 @@ def _siblings(source: Source, known: dict[Path, Source]) -> Iterator[tuple[Path,
                 yield path, source.folder
 
 
-def _own_suffix(path: Path, header: Header) -> str:
+def own_suffix(path: Path, header: Header) -> str:
     """`.png`, or the source's own where that alone can hold its pages or frames."""
     own = path.suffix.lower()
     if header.frames > 1 and own != ".png" and holds_frames(own, header.format or ""):
@@ -198,7 +198,7 @@ def find_problems(jobs: list[Job], overwrite: bool) -> None:
                 job.problem = f"{path} is an input and is never overwritten; choose another --output"
             elif real in owners:
                 job.problem = f"{path} is the result of {owners[real].source} already; rename one of them"
-            elif path.exists() and not path.is_dir() and not overwrite:
+            elif path.exists() and not path.is_dir() and not (overwrite or job.keep):
                 job.problem = f"{path} exists, use --overwrite to replace it"
             if job.problem:
                 break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -31,7 +32,8 @@ class PictureProgress:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._errors, self._record, self._silent, self._names = errors, record, silent, names or {}
-        self.done = self.failed = self._expected = 0
+        self.done = self._expected = 0
+        self._failed: set[Path] = set()
         self._out = Console()
         self._bars: Progress | None = None
         if errors.is_terminal:
@@ -49,6 +51,11 @@ class PictureProgress:
     def __exit__(self, *_: object) -> None:
         if self._bars:
             self._bars.stop()
+
+    @property
+    def failed(self) -> int:
+        """How many pictures are not done; in a watched folder one may fail and be done later."""
+        return len(self._failed)
 
     @property
     def summary(self) -> str:
@@ -88,7 +95,10 @@ class PictureProgress:
         """What became of a picture."""
         job = result.job
         self.done += result.error is None
-        self.failed += result.error is not None
+        if result.error is not None:
+            self._failed.add(job.source)
+        else:
+            self._failed.discard(job.source)
         if self._record is not None:
             source = str(job.source)
             record = _as_record(result) | self._record | {

@@ -17,7 +17,7 @@ from instancersr.presets import Device, EngineName, Quality
 
 from .app import app
 from .messages import one_line_errors, own_words_only
-from .options import split_number
+from .options import a_number, path, split_number
 from .pipes import PIPE, piped
 from .progress import PictureProgress
 
@@ -41,14 +41,18 @@ Example:  instancersr upscale scans/ -o sharp/ --jobs 2 --json > done.jsonl  # f
 
 @app.command(epilog=EXAMPLES)
 def upscale(
-    inputs: Annotated[list[Path], typer.Argument(help="Pictures or folders; sub-folders are included.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(parser=path, help="Pictures or folders; sub-folders are included.")
+    ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", rich_help_panel=RESULT, help="Folder for the results, or the file name of a "
-                     "single one. Without it, results are written beside the inputs, as NAME_x4.png."),
+        typer.Option("--output", "-o", parser=path, rich_help_panel=RESULT, help="Folder for the results, "
+                     "or the file name of a single one. Without it, results are written beside the inputs, as "
+                     "NAME_x4.png."),
     ] = None,
     scale: Annotated[
-        float, typer.Option(min=1, max=16, rich_help_panel=RESULT, help="How many times as wide and as high.")
+        float, typer.Option(min=1, max=16, callback=a_number, rich_help_panel=RESULT, help="How many times as wide "
+                            "and as high.")
     ] = 4,
     format: Annotated[
         str | None,
@@ -73,8 +77,8 @@ def upscale(
     ] = False,
     fidelity: Annotated[
         float | None,
-        typer.Option(min=0, max=1, rich_help_panel=METHOD, help="How close the result stays to the photo: 1 is "
-                     "closest, 0 has the most new detail. Without it, the model's own value."),
+        typer.Option(min=0, max=1, callback=a_number, rich_help_panel=METHOD, help="How close the result stays to the "
+                     "photo: 1 is closest, 0 has the most new detail. Without it, the model's own value."),
     ] = None,
     denoise: Annotated[
         str,
@@ -130,7 +134,7 @@ def upscale(
         str, typer.Option(rich_help_panel=METHOD, help="'builtin', a folder with a model, or a hub id.")
     ] = "builtin",
     strength: Annotated[
-        float | None, typer.Option(min=0, max=1, hidden=True, help="Deprecated: 1 less --fidelity.")
+        float | None, typer.Option(min=0, max=1, callback=a_number, hidden=True, help="Deprecated: 1 less --fidelity.")
     ] = None,
     device: Annotated[
         Device, typer.Option(rich_help_panel=MACHINE, help="The processor or GPU that computes.")
@@ -175,7 +179,9 @@ def upscale(
     """
     _check_tile(tile)
     denoised = _denoise(denoise)
-    if watch and not all(path.is_dir() for path in inputs):
+    if watch and (missing := [folder for folder in inputs if not folder.exists()]):
+        raise typer.BadParameter(f"no such folder: {missing[0]}", param_hint="--watch")
+    if watch and not all(folder.is_dir() for folder in inputs):
         raise typer.BadParameter("only folders can be watched; leave out the files", param_hint="--watch")
     strengths = [split_number(text, lambda strength: 0 <= strength <= 1,
                               "OBJECT=STRENGTH with a strength from 0 to 1, such as 7=0.3", "--instance")
@@ -192,7 +198,7 @@ def upscale(
     to_stdout = output == PIPE
     suffix = _suffix(format)
     with (own_words_only(), one_line_errors(),
-          piped(inputs, output, suffix or ".png", as_json or instances) as (files, output)):
+          piped(inputs, output, suffix, as_json or instances) as (files, output)):
         from instancersr.batch.planning import Plan, plan_jobs
         from instancersr.batch.watching import watch as watch_folders
         from instancersr.batch.workers import Call
@@ -203,7 +209,8 @@ def upscale(
         def plan() -> list[Job]:
             found = plan_jobs(files, output, f"_x{scale:g}", suffix, instances, include_results)
             for job in found.jobs:
-                job.compression = Compression(file_quality, lossless)
+                job.compression, job.whole = Compression(file_quality, lossless), watch
+                job.keep = (skip_existing or watch) and not overwrite
             plans[:] = [found.skip_finished() if skip_existing or watch else found]
             return plans[0].jobs
 

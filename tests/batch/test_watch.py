@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from instancersr.batch.jobs import Job
+from instancersr.batch.jobs import Job, run_jobs
 from instancersr.batch.watching import watch
 
 
@@ -66,3 +68,25 @@ def test_finished_ones_are_left_and_changed_ones_come_again(looks, tmp_path):
 def test_a_file_that_is_gone_again_is_no_job(looks, tmp_path):
     (tmp_path / "a.png").write_text("x")
     assert looks((tmp_path / "a.png").unlink, nothing) == [[], []]
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_whose_copy_pauses_is_not_taken_before_it_is_whole(tmp_path, progressive):
+    """It decodes in part; a progressive one even in all places, coarsely. Without --watch that is enough."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.jpg", progressive=progressive)
+    cut = tmp_path / "a.jpg"
+    cut.write_bytes((tmp_path / "whole.jpg").read_bytes()[:-2000])
+
+    def error(whole: bool) -> str | None:
+        """Of a run that ends where the model would be loaded."""
+        def load() -> None:
+            raise ValueError("taken")
+
+        [result] = run_jobs([Job(cut, tmp_path / "a.png", None, whole=whole)], load, 4, lambda _: {}, lambda _: None)
+        return result.error
+
+    assert "taken" in error(False)
+    assert "cut off" in error(True) and "tried again when it has changed" in error(True)
+    cut.write_bytes((tmp_path / "whole.jpg").read_bytes())
+    assert "taken" in error(True)

@@ -1,5 +1,6 @@
 """The command, run for real on a tiny random model: what it writes, refuses, and in how many lines."""
 
+import io
 import json
 import os
 import re
@@ -280,7 +281,6 @@ def test_a_segmenter_that_is_not_here_is_one_line_with_the_command_that_gets_it(
     assert written() == ["a.png"]
 
 
-def test_strength_is_fidelity_the_other_way_round_and_says_so(upscale):
 def test_a_segmenter_that_is_nowhere_is_named_without_asking_the_net(upscale, monkeypatch, capfd):
     pytest.importorskip("huggingface_hub")
     asked = []
@@ -292,6 +292,7 @@ def test_a_segmenter_that_is_nowhere_is_named_without_asking_the_net(upscale, mo
     assert not asked and capfd.readouterr().err == ""
 
 
+def test_strength_is_fidelity_the_other_way_round_and_says_so(upscale):
     save("a.png")
     code, _, err = upscale("a.png", "--strength", 0.25, "-o", "old.png")
     assert code == 0 and [line for line in err if "deprecated" in line] == [
@@ -389,6 +390,10 @@ def make_bad(kind: str) -> Path:
     elif kind == "truncated":
         picture(64, 64).save(path)
         path.write_bytes(path.read_bytes()[:4000])
+    elif kind == "begun":
+        save("whole.jpg")
+        path.write_bytes(Path("whole.jpg").read_bytes()[:100])
+        Path("whole.jpg").unlink()
     elif kind == "empty":
         path.touch()
     elif kind == "huge":
@@ -401,10 +406,6 @@ def make_bad(kind: str) -> Path:
 
 
 BAD = ["text", "truncated", "begun", "empty", "missing", "huge", "drawing", "folder"]
-    elif kind == "begun":
-        save("whole.jpg")
-        path.write_bytes(Path("whole.jpg").read_bytes()[:100])
-        Path("whole.jpg").unlink()
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -485,7 +486,9 @@ def test_a_missing_model_is_one_line(upscale):
     [], ["a.png", "--scale", "0.5"], ["a.png", "--fidelity", "1.5"], ["a.png", "--steps", "0"],
     ["a.png", "--start-from", "x"], ["a.png", "--color-fix", "x"], ["a.png", "--format", "gif"],
     ["a.png", "--tile", "8"], ["a.png", "--device", "tpu"], ["a.png", "-o", "b.gif"], ["a.png", "--no-such"],
-    ["a.png", "b.png", "-o", "one.png"], ["a.png", "-o", "file"],
+    ["a.png", "b.png", "-o", "one.png"], ["a.png", "-o", "file"], [""], ["a.png", ""], ["a.png", "-o", ""],
+    ["a.png", "--scale", "nan"], ["a.png", "--fidelity", "nan"], ["a.png", "--denoise", "nan"],
+    ["a.png", "--strength", "nan"],
 ])  # fmt: skip
 def test_usage_errors_have_exit_code_2(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
@@ -493,6 +496,12 @@ def test_usage_errors_have_exit_code_2(tmp_path, monkeypatch, arguments):
     result = CliRunner().invoke(app, ["upscale", *arguments])
     assert result.exit_code == 2 and "Traceback" not in result.output and result.stderr
     assert written() == ["file"]
+
+
+def test_a_folder_to_watch_that_is_not_there_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["upscale", "missing", "--watch"])
+    assert result.exit_code == 2 and "no such folder: missing" in result.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
@@ -553,6 +562,31 @@ def test_train_turns_a_bad_configuration_into_one_line(tmp_path):
 # ---------------------------------------------------------------------------------------- pipes and programs
 
 
+def animation(path: str, **options) -> bytes:
+    frames = [picture(seed=seed) for seed in range(3)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], **options)
+    return Path(path).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.tif", "a.webp"])
+def test_several_pages_or_frames_go_through_a_pipe_in_their_own_format(upscale, tiny_model, name):
+    given = animation(name)
+    for source in ("-", str(Path(name).absolute())):
+        done = pipe(tiny_model, given, source, "-o", "-")
+        assert done.returncode == 0, done.stderr
+        with Image.open(io.BytesIO(done.stdout)) as result, Image.open(name) as before:
+            assert (result.format, result.n_frames, result.size) == (before.format, 3, (80, 64))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell's syntax")
+@pytest.mark.parametrize(("closed", "said"), [("<&-", "stdin is closed"), (">&-", "stdout is closed")])
+def test_a_closed_pipe_is_one_line(tmp_path, closed, said):
+    source = "-" if closed == "<&-" else save(str(tmp_path / "a.png"))
+    done = subprocess.run(["sh", "-c", f"{sys.executable} -m instancersr upscale {source} -o - {closed}"], text=True,
+                          capture_output=True, timeout=120, cwd=Path(__file__).parents[2], stdin=subprocess.DEVNULL)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and said in done.stderr
+
+
 def pipe(tiny_model, given: bytes, *arguments) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "instancersr", "upscale", *arguments, "--model", str(tiny_model), "--steps", "1"]
     return subprocess.run(command, input=given, capture_output=True, timeout=120, cwd=Path(__file__).parents[2])
@@ -604,6 +638,29 @@ def test_two_pictures_of_one_name_are_both_made_and_resume_agrees(upscale):
     Path("out/a_png_x4.png").unlink()
     assert upscale("in/a.png", "in/a.jpg", "-o", "out", "--skip-existing", "--json")[1:] != ([], [])
     assert written("out") == ["a_jpg_x4.png", "a_png_x4.png"]
+
+
+def test_a_run_that_skips_what_exists_makes_what_is_missing_and_overwrites_nothing(upscale):
+    save("a.png")
+    assert upscale("a.png")[0] == 0
+    Path("a_x4.png").write_bytes(before := Path("a_x4.png").read_bytes() + b"mine")
+    code, _, err = upscale("a.png", "--instances", "--skip-existing")
+    assert code == 0 and "exists and was kept" in err[0] and err[1] == "1 done"
+    assert written() == ["a.png", "a_instances.json", "a_instances.png", "a_x4.png"]
+    assert Path("a_x4.png").read_bytes() == before
+    assert upscale("a.png", "--instances", "--skip-existing")[2] == ["0 done, 1 skipped: there is a result already"]
+
+
+def test_a_picture_that_fails_and_is_done_later_is_no_failure_in_the_sum():
+    from rich.console import Console
+
+    from instancersr.batch.jobs import Job, Result
+    from instancersr.cli.progress import PictureProgress
+
+    progress = PictureProgress(Console(stderr=True))
+    for error in ("half a copy", None):
+        progress.show(Result(Job(Path("a.jpg"), Path("b.png"), None), error))
+    assert progress.failed == 0 and progress.summary == "1 done"
 
 
 def test_results_are_not_enlarged_again_with_other_options(upscale):
