@@ -71,8 +71,7 @@ class Result:
 
 
 def run_jobs(jobs: list[Job], load: Callable[[], Any], scale: float, options: Callable[[Job], dict[str, Any]],
-             begin: Callable[[str], None],
-             writing: Callable[[], object] = lambda: None) -> Generator[Result, None, None]:
+             begin: Callable[[str], None]) -> Generator[Result, None, None]:
     """Does the jobs one by one and says of each what became of it; a bad file does not stop the others.
 
     Args:
@@ -80,7 +79,6 @@ def run_jobs(jobs: list[Job], load: Callable[[], Any], scale: float, options: Ca
         scale: enlargement.
         options: the upscaler's other arguments for a job.
         begin: called with what is being done.
-        writing: called before the files of a picture are written.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -104,7 +102,6 @@ def run_jobs(jobs: list[Job], load: Callable[[], Any], scale: float, options: Ca
                 out = upscaler(photo, scale=scale, instances=mapped, **options(job))
                 results.append((np.array(out.images.pop()), photo))  # large pictures are not kept twice
                 ids = out.instances[0] if mapped else ids
-            writing()
             notes = _write(job, results, ids)
         except ModelError:
             raise

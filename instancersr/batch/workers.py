@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Generator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..cores import usable_cores
+from ..errors import UserError
 from ..loading import load_segmenter, load_upscaler
 from ..presets import Device, EngineName
 from .jobs import Job, Result, run_jobs
-from .parallel import run_on_cluster
-from .pool import run_in_processes
+from .parallel import run_on_cluster, start_worker
 
 if TYPE_CHECKING:
     from ..edits import Edit
+
+
+RESTARTS = 3
+"""How often workers that were killed are replaced."""
+GRACE = 1.0
+"""Seconds that a worker has to delete half a file."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +76,14 @@ def run_here(jobs: list[Job], call: Call, begin: Callable[[str], None],
 
 def run_local(jobs: list[Job], call: Call, workers: int,
               tell: Callable[[str], None] = lambda _: None) -> Generator[Result, None, None]:
-    """The jobs on up to `workers` processes, in the order they are done; `tell` as for `run_in_processes`.
+    """The jobs on up to `workers` processes, in the order they are done.
 
     They share the cores, unless the call says how many threads each has. A picture whose worker was killed is tried
-    again by another. After Ctrl-C all that was written is given before the interrupt goes on.
+    again by another. After a KeyboardInterrupt, here or thrown in, pictures in work are finished and given before it
+    goes on; a second one gives them up.
+
+    Args:
+        tell: called with a line where pictures in work let a person wait.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -78,7 +91,62 @@ def run_local(jobs: list[Job], call: Call, workers: int,
     """
     workers = min(workers, len(jobs))
     call = replace(call, threads=call.threads or max(1, usable_cores() // workers), shared=True)
-    return run_in_processes(do_job, jobs, workers, call, tell=tell)
+    todo = dict(enumerate(jobs))
+    for _ in range(RESTARTS + 1):
+        try:
+            yield from _run_pool(todo, call, workers, tell)
+            return
+        except BrokenProcessPool:
+            continue
+    raise UserError(f"worker processes were killed {RESTARTS + 1} times, perhaps for want of memory; "
+                    f"{len(todo)} pictures are left; fewer --jobs or a smaller --tile need less")
+
+
+def _run_pool(jobs: dict[int, Job], call: Call, workers: int,
+              tell: Callable[[str], None]) -> Generator[Result, None, None]:
+    """Takes out of `jobs` what is done."""
+    # spawn: a fork would copy locks that the engine's threads hold
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
+    numbers = _submit(pool, jobs, call)
+    try:
+        yield from _results(numbers, jobs)
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        try:
+            tell("pictures in work are finished first; Ctrl-C again gives them up")
+            yield from _results(numbers, jobs)
+        except KeyboardInterrupt:
+            end_workers()
+            raise
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def end_workers() -> None:
+    """Ends all workers in the middle of what they do; no half-written file is left."""
+    workers = multiprocessing.active_children()
+    for worker in workers:
+        worker.terminate()  # an exception there, after which it would begin the next picture
+    for worker in workers:
+        worker.join(GRACE)
+        worker.kill()
+
+
+def _results(numbers: dict[Future, int], jobs: dict[int, Job]) -> Generator[Result, None, None]:
+    """What becomes of the jobs that are not done yet, but for cancelled ones."""
+    for future in as_completed([future for future, number in numbers.items() if number in jobs]):
+        if not future.cancelled():
+            result = future.result()
+            del jobs[numbers[future]]
+            yield result
+
+
+def _submit(pool: ProcessPoolExecutor, jobs: dict[int, Job], call: Call) -> dict[Future, int]:
+    try:
+        return {pool.submit(do_job, job, call): number for number, job in jobs.items()}
+    except OSError as error:  # a worker was killed while the next one was being started
+        raise BrokenProcessPool(str(error)) from error
 
 
 def run_cluster(jobs: list[Job], call: Call, address: str) -> Generator[Result, None, None]:
@@ -98,7 +166,7 @@ def run_cluster(jobs: list[Job], call: Call, address: str) -> Generator[Result, 
     return (replace(result, job=given[id(job)]) for job, result in tasks)
 
 
-def do_job(job: Job, call: Call, writing: Callable[[], object] = lambda: None) -> Result:
-    """One job, in a worker; `writing` as `run_jobs` calls it."""
-    [result] = run_jobs([job], call.load, call.scale, call.arguments, lambda _: None, writing)
+def do_job(job: Job, call: Call) -> Result:
+    """One job, in a worker."""
+    [result] = run_jobs([job], call.load, call.scale, call.arguments, lambda _: None)
     return result

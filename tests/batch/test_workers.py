@@ -1,6 +1,7 @@
 """A batch on several processes or a cluster: the same pictures, and a bad file or a dead worker stops nothing."""
 
 import os
+import pickle
 import signal
 import threading
 import time
@@ -13,7 +14,6 @@ from PIL import Image
 from skimage import data
 
 from instancersr.batch.planning import plan_jobs
-from instancersr.batch.pool import run_in_processes
 from instancersr.batch.workers import Call, run_cluster, run_here, run_local
 from instancersr.errors import MissingPackage, ModelError, UserError
 
@@ -82,41 +82,7 @@ def test_a_cluster_that_is_not_there_is_one_line(folder, call):
         list(run_cluster(jobs(folder, "ray"), call, "127.0.0.1:1"))
 
 
-def task(name: str, folder: Path, writing) -> str:
-    """For a worker: `first` ends at once, `written` writes until `go` is there, `computed` never ends."""
-    if name == "missing":
-        raise MissingPackage(ImportError("No module named 'x'"), "torch")
-    if name == "first":
-        return name
-    if name == "written":
-        writing()
-    (folder / f"{name}.begun").touch()
-    while name == "computed" or not (folder / "go").exists():
-        time.sleep(0.01)
-    (folder / name).write_text("whole")
-    return name
 
-
-def test_an_interrupt_gives_up_what_is_computed_and_counts_what_is_written(tmp_path):
-    """The writing ends after the interrupt, and after a line has said what is waited for."""
-    lines = []
-
-    def tell(line: str) -> None:
-        lines.append(line)
-        (tmp_path / "go").touch()
-
-    results = run_in_processes(task, ["first", "written", "computed", "later"], 3, tmp_path, tell=tell)
-    assert next(results) == "first"
-    while {path.name for path in tmp_path.iterdir()} != {"written.begun", "computed.begun"}:
-        time.sleep(0.01)
-    assert results.throw(KeyboardInterrupt()) == "written"
-    assert (tmp_path / "written").read_text() == "whole" and "Ctrl-C again" in lines[0]
-    with pytest.raises(KeyboardInterrupt):
-        next(results)
-    assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
-    assert not (tmp_path / "later.begun").exists()
-
-
-def test_a_package_that_workers_miss_is_the_same_line(tmp_path):
-    with pytest.raises(ModelError, match="No module named 'x'"):
-        list(run_in_processes(task, ["missing"], 1, tmp_path))
+def test_a_package_that_workers_miss_is_the_same_line():
+    sent = pickle.loads(pickle.dumps(MissingPackage(ImportError("No module named 'x'"), "torch")))
+    assert isinstance(sent, ModelError) and "No module named 'x'" in str(sent)
