@@ -348,8 +348,9 @@ def hold_backbone(transformer: JointDiT, trained_blocks: int | None) -> None:
     if trained_blocks is None:
         return
     transformer.blocks[: len(transformer.blocks) - trained_blocks].requires_grad_(False)
-    for embedder in filter(None, (transformer.t_embedder, transformer.y_embedder)):
-        embedder.requires_grad_(False)
+    for embedder in (transformer.t_embedder, transformer.y_embedder):
+        if embedder is not None:
+            embedder.requires_grad_(False)
 
 
 def check_settings(network: Any, wanted: Mapping[str, Any], source: object) -> None:
