@@ -43,10 +43,9 @@ def build(hub: dict[str, str], **values):
         "backbone": {"pretrained": hub["dit"]}, "transformer": SIZES, "alignment": alignment, "terminal_prob": 0.0,
         "data": {"photos": "unused", "crop": SIDE}, "schedule": {"rescale_betas_zero_snr": False}, **values}))
     torch.manual_seed(1)
-    for part in ("transformer", "controlnet", "projector"):
-        for parameter in task.model[part].parameters():
-            if not parameter.any():
-                torch.nn.init.normal_(parameter, std=0.1)
+    for parameter in task.model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
     return task
 
 
