@@ -10,7 +10,7 @@
 - restoration: the photo is y-hat (`--fidelity 1`), so all that comes after the restoration network is left out.
 
 --alone is another model whose decoder draws without sampling, for one that was trained without it for as long: the row
-`alone`. The two of docs/results.md are those of configs/ablations/share_sampled.yaml and share_alone.yaml.
+`alone`. configs/ablations/share_sampled.yaml and share_alone.yaml train such a pair.
 
 Printed: the mean change of a pixel in grey levels, and the metrics whose weights are at hand (TORCH_HOME), with the
 whole's in the first row; below, the same metrics less the whole's, paired by photo, with their 95 % bootstrap

@@ -20,7 +20,6 @@ from .parallel import run_on_cluster, start_worker
 if TYPE_CHECKING:
     from ..edits import Edit
 
-
 RESTARTS = 3
 """How often workers that were killed are replaced."""
 GRACE = 1.0
@@ -107,8 +106,9 @@ def _run_pool(jobs: dict[int, Job], call: Call, workers: int,
     """Takes out of `jobs` what is done."""
     # spawn: a fork would copy locks that the engine's threads hold
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
-    numbers = _submit(pool, jobs, call)
+    numbers: dict[Future, int] = {}
     try:
+        numbers = _submit(pool, jobs, call)
         yield from _results(numbers, jobs)
     except KeyboardInterrupt:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -116,14 +116,14 @@ def _run_pool(jobs: dict[int, Job], call: Call, workers: int,
             tell("pictures in work are finished first; Ctrl-C again gives them up")
             yield from _results(numbers, jobs)
         except KeyboardInterrupt:
-            end_workers()
+            _end_workers()
             raise
         raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def end_workers() -> None:
+def _end_workers() -> None:
     """Ends all workers in the middle of what they do; no half-written file is left."""
     workers = multiprocessing.active_children()
     for worker in workers:

@@ -7,6 +7,11 @@ import struct
 _HEADER = 128
 
 
+def is_for_grey(profile: bytes | None) -> bool:
+    """Whether it is a profile, and one for grey pixels."""
+    return profile is not None and profile[16:20] == b"GRAY"
+
+
 def grey_profile(profile: bytes) -> bytes | None:
     """A grey ICC profile with the white point and the red tone curve of an RGB one, which is true of equal channels.
 

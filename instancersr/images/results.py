@@ -10,6 +10,7 @@ from PIL import Image
 
 from .deep import deepen
 from .formats import WITH_16_BITS, holds_frames, written_format
+from .grey_profile import is_for_grey
 from .pixels import Photo
 from .transparency import enlarge_alpha
 from .writing import Compression, Frame, write_frames
@@ -59,7 +60,7 @@ def as_image(picture: Image.Image, photo: Photo) -> Image.Image:
     One with a profile for grey becomes grey, as its file would.
     """
     profile = photo.metadata.icc_profile
-    if profile and profile[16:20] == b"GRAY":
+    if is_for_grey(profile):
         picture = picture.convert("L")
     if photo.alpha is not None:
         picture.putalpha(Image.fromarray(enlarge_alpha(photo.alpha, picture.size)))

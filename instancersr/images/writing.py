@@ -17,7 +17,7 @@ from ..files import LONGEST_NAME, whole_file, write_whole
 from .deep import SAVERS, save_tiff_pages
 from .embedding import save_options
 from .formats import LONGEST_SIDE, MOST_PIXELS, WITH_16_BITS, WITH_ALPHA, WRITABLE, written_format
-from .grey_profile import grey_profile
+from .grey_profile import grey_profile, is_for_grey
 from .metadata import BMP_MARK, Metadata
 from .pixels import is_grey, to_8_bits
 from .reading import ImageError
@@ -152,10 +152,10 @@ def _over_white(rgb: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
 def _fitting_profile(metadata: Metadata, grey: bool, format: str) -> tuple[Metadata, list[str]]:
     """The metadata with a colour profile for the kind of pixels that are written, and what is lost by that."""
     profile = metadata.icc_profile
-    is_for_grey = profile is not None and profile[16:20] == b"GRAY"
-    if profile is None or is_for_grey == (grey and format != "WEBP"):
+    for_grey = is_for_grey(profile)
+    if profile is None or for_grey == (grey and format != "WEBP"):
         return metadata, []
-    fitting = None if is_for_grey else grey_profile(profile)
+    fitting = None if for_grey else grey_profile(profile)
     if fitting is None:
         return replace(metadata, icc_profile=None), [f"{format} keeps no colour profile of another kind of pixels"]
     return replace(metadata, icc_profile=fitting), []

@@ -85,10 +85,15 @@ def shard_sources(photos: str | Path) -> list[Path]:
     return sources
 
 
+def read_manifest(folder: Path) -> dict:
+    """What `instancersr prepare` wrote of the shards in a folder; empty where it wrote none."""
+    manifest = folder / MANIFEST
+    return json.loads(manifest.read_text()) if manifest.exists() else {}
+
+
 def _listed(folder: Path) -> list[dict]:
     """The shards of the folder's manifest; none where it has none."""
-    manifest = folder / MANIFEST
-    return json.loads(manifest.read_text())["shards"] if manifest.exists() else []
+    return read_manifest(folder).get("shards", [])
 
 
 def open_index(sources: Sequence[Path], cache: Path, process: int = 0, processes: int = 1) -> ShardIndex:

@@ -7,7 +7,6 @@ stays local.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from safetensors.torch import load
 
 from .dataset import Picture
-from .index import MANIFEST, ShardIndex, shard_sources
+from .index import ShardIndex, read_manifest, shard_sources
 from .pictures import decode_ids, decode_photo, ids_of_annotations
 from .sources import DataError, Skipped, held_out_photos, tar_members
 
@@ -126,8 +125,7 @@ class ShardPhotos:
 
 def stored_settings(photos: str | Path) -> dict[str, Any]:
     """With what `instancersr prepare` made the shards; nothing where their folder has no manifest."""
-    manifest = shard_sources(photos)[0].parent / MANIFEST
-    return json.loads(manifest.read_text())["settings"] if manifest.exists() else {}
+    return read_manifest(shard_sources(photos)[0].parent).get("settings", {})
 
 
 def stored_shapes(photos: str | Path) -> dict[str, tuple[int, ...]]:

@@ -223,9 +223,10 @@ class Trainer:
         if not new:
             return
         path = self.config.output / SKIPPED
-        self.skipped |= listed_photos(path) | new.keys()
-        with open(path, "a") as file:  # another process may have met the same photo in another epoch
-            file.writelines(json.dumps(asdict(new[name])) + "\n" for name in new.keys() - listed_photos(path))
+        listed = listed_photos(path)  # another process may have met the same photo in another epoch
+        self.skipped |= listed | new.keys()
+        with open(path, "a") as file:
+            file.writelines(json.dumps(asdict(photo)) + "\n" for name, photo in new.items() if name not in listed)
         first = next(iter(new.values()))
         display.console.print(f"left out so far: {len(self.skipped)} photos (skipped.jsonl), such as {first.photo}: "
                               f"{first.reason}", soft_wrap=True, highlight=False)
