@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--from", type=int, default=0, dest="first", help="number of the first crop")
     parser.add_argument("--side", type=int, default=64, help="of the LR photo, in pixels")
     parser.add_argument("overrides", nargs="*")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()  # overrides come last, after the options
     config = load_config(options.config, [*options.overrides, f"data.crop={SCALE * options.side}",
                                           "data.auxiliary=null", "data.auxiliary_share=0"])
     dataset = crops(config, open_photos(config.data), held_out=False, masks=False)

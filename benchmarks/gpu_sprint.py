@@ -1,9 +1,9 @@
 """Half an hour of a GPU: what travels, and what runs there.
 
     python benchmarks/gpu_sprint.py pack ../shared/photos pack/        # here: photos re-encoded until 56 MiB are full
-    python benchmarks/gpu_sprint.py run pack/ runs/sprint --minutes 25  # there, in a checkout with that folder
+    python benchmarks/gpu_sprint.py run pack/ -o runs/sprint --minutes 25  # there, in a checkout with that folder
 
-`run` goes through `configs/web/`'s stages in their order, each for its share of the minutes, with batches, workers and
+`run` goes through stages 1 and 2 of `configs/web/`, each for its share of the minutes, with batches, workers and
 precision for the device, a checkpoint about every three minutes, and each stage beginning from the one before. The same
 command goes on with what a run before it left. A stage whose time is over is stopped as by Ctrl-C.
 

@@ -102,7 +102,8 @@ class Prediction:
 class Denoiser:
     """The transformer and its control branch under one noise schedule.
 
-    A transformer with `residual_std` is preconditioned: see `gaussian_posterior`. Without, it predicts the noise.
+    A transformer with `residual_std` says what the condition lacks: of z, or with its `noise_skip` of z given z_t, see
+    `gaussian_posterior`. Both are the same at a timestep without any signal. Without `residual_std` it predicts noise.
     """
 
     def __init__(self, transformer: JointDiT, controlnet: ControlNet, scheduler: DDIMScheduler):
@@ -119,17 +120,23 @@ class Denoiser:
         std = self._residual_std(z_t)
         if std is None:
             return Prediction((z_t - sigma * raw) / alpha, raw, hidden)
-        mean, deviation = gaussian_posterior(z_t, prior_mean(z_y), std, alpha, sigma)
+        mean, deviation = self._begin(z_t, z_y, std, alpha, sigma)
         return Prediction(mean + deviation * raw, raw, hidden)
 
     def target(self, z: Tensor, z_t: Tensor, z_y: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        """What `raw` should have been: the noise, or the preconditioned residual."""
+        """What `raw` should have been: the noise, or the residual."""
         std = self._residual_std(z_t)
         if std is None:
             return noise
         alpha, sigma = noise_scales(self.scheduler, timestep)
-        mean, deviation = gaussian_posterior(z_t, prior_mean(z_y), std, alpha, sigma)
+        mean, deviation = self._begin(z_t, z_y, std, alpha, sigma)
         return (z - mean) / deviation.clamp_min(1e-3)
+
+    def _begin(self, z_t: Tensor, z_y: Tensor, std: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of z before the network has spoken."""
+        if self.transformer.config.noise_skip:
+            return gaussian_posterior(z_t, prior_mean(z_y), std, alpha, sigma)
+        return prior_mean(z_y), std
 
     def _evaluate(self, z_t: Tensor, z_y: Tensor, timestep: Tensor, token_offset: Tensor | None,
                   hidden_layer: int | None) -> tuple[Tensor, Tensor | None]:

@@ -19,15 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict, set_state_dict
 
 from instancersr.errors import UserError
 from instancersr.files import replace_folder
 
 from .processes import Processes
+
+# torch.distributed.checkpoint is imported by what writes and reads: it takes as long as the first step of a small run.
 
 PREFIX = "checkpoint-"
 MODEL = "model"
@@ -56,6 +55,8 @@ def save_checkpoint(folder: Path, state: TrainState, notes: Mapping[str, object]
     Args:
         export: writes the averaged model into the folder it is given.
     """
+    import torch.distributed.checkpoint as dcp
+
     target = folder / f"{PREFIX}{state.images:010d}"
     partial = folder / f".partial-{target.name}"
     if processes.is_main:
@@ -103,6 +104,10 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
     Raises:
         ValueError: the checkpoint is of a network of another shape.
     """
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.state_dict import set_state_dict
+
     tensors = _tensors(state)
     try:
         _quiet(dcp.load, tensors, checkpoint)
@@ -116,6 +121,8 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
 
 def _tensors(state: TrainState) -> dict[str, Any]:
     """By name, so that neither the order of the parameters nor the number of processes matters."""
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
+
     return {"model": get_model_state_dict(state.model), "ema": get_model_state_dict(state.ema),
             "optimizer": get_optimizer_state_dict(state.model, state.optimizer)}
 

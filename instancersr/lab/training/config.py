@@ -235,7 +235,9 @@ class TransformerConfig(Section):
     heads: int = Field(5, ge=1)
     patch_size: int = 2
     control_depth: int = Field(3, ge=1)
-    prediction: Literal["residual", "noise"] = "residual"
+    prediction: Literal["residual", "clean", "noise"] = "residual"
+    """Residual: what z_y lacks of the clean latent, given z_t (EDM's preconditioning); clean: the same without a skip
+    from z_t, which no noise then passes, and equal at pure noise, so a run may begin from the other; noise: epsilon."""
     num_classes: int = Field(0, ge=0)
     """Entries of DiT's class table less the null class, which is the one used; 0: no table."""
     learned_variance: bool = False
@@ -296,7 +298,16 @@ class SamplerConfig(Section):
     map_weight: float = Field(0.3, ge=0)
     """Of L1 on the instance map's pixels."""
     steps: int = Field(2, ge=1)
-    """Sampling steps that are run; the gradient goes through one of them. Also the exported pipeline's default."""
+    """Sampling steps of the exported pipeline, if its user asks for no others."""
+    trained_steps: int | None = Field(None, ge=1)
+    """Sampling steps that are run in training; the gradient goes through one of them. None: `steps`."""
+    step_shares: list[Annotated[float, Field(ge=0)]] = []
+    """How often each of those steps is the one, the noisiest first; empty: equally often."""
+    truth_share: float = Field(0.0, ge=0, le=1)
+    """Share of the later steps that begin from the true latent, noised, instead of what the steps before made."""
+    later_texture: float = Field(1.0, gt=0)
+    """What `texture_weight` is multiplied by at the last of those steps, and L1's weight divided by; at the steps
+    before by its powers, 0 at the first. Later steps are the generative end."""
     release_restoration: bool | Literal["tail"] = False
     """Whether the restoration network is trained as well, through the sampler and by L1 on y-hat. Where there is a
     detail decoder, the sampler's losses reach it through the features alone, and y-hat hears only of its own error.
@@ -337,6 +348,9 @@ class SamplerConfig(Section):
         for key in ("decoder_tokens", "decoder_skip", "direct_share"):
             if getattr(self, key) and not self.decoder_blocks:
                 raise ValueError(f"{key} is for a detail decoder; set decoder_blocks")
+        trained = self.trained_steps or self.steps
+        if self.step_shares and (len(self.step_shares) != trained or not sum(self.step_shares)):
+            raise ValueError(f"step_shares: give {trained} numbers that are not all 0, one for each step trained")
         return self
 
 

@@ -22,9 +22,9 @@ def scheduler() -> DDIMScheduler:
     return DDIMScheduler(prediction_type="sample", clip_sample=False, **ScheduleConfig().model_dump())
 
 
-def denoiser(scheduler, residual_std) -> Denoiser:
+def denoiser(scheduler, residual_std, noise_skip: bool = True) -> Denoiser:
     torch.manual_seed(0)
-    transformer = JointDiT(8, 8 if residual_std else 16, 2, 32, 2, 2, residual_std=residual_std)
+    transformer = JointDiT(8, 8 if residual_std else 16, 2, 32, 2, 2, residual_std=residual_std, noise_skip=noise_skip)
     torch.nn.init.normal_(transformer.final_layer.linear.weight)
     return Denoiser(transformer, ControlNet.from_backbone(transformer, 4, 1), scheduler)
 
@@ -69,12 +69,13 @@ def test_posterior_is_the_prior_at_pure_noise_and_the_truth_without_noise():
     assert (deviation == 0).all()
 
 
+@pytest.mark.parametrize("noise_skip", [True, False])
 @pytest.mark.parametrize("residual_std", [None, [0.3] * 4 + [1.0] * 4])
-def test_a_network_that_hits_its_target_gives_the_clean_latent(scheduler, residual_std):
-    """`clean` undoes `target`: for noise prediction and for the preconditioned residual."""
+def test_a_network_that_hits_its_target_gives_the_clean_latent(scheduler, residual_std, noise_skip):
+    """`clean` undoes `target`: for noise prediction, for the preconditioned residual and for x-prediction."""
     z, z_y, noise = torch.randn(2, 8, 4, 4), torch.randn(2, 4, 4, 4), torch.randn(2, 8, 4, 4)
     t = torch.tensor([300, 700])
-    model = denoiser(scheduler, residual_std)
+    model = denoiser(scheduler, residual_std, noise_skip)
     alpha, sigma = noise_scales(scheduler, t)
     z_t = add_noise(z, noise, alpha, sigma)
     target = model.target(z, z_t, z_y, noise, t)
@@ -88,6 +89,23 @@ def test_an_untrained_residual_network_gives_the_restored_photo(scheduler):
     z_y = torch.randn(1, 4, 4, 4)
     prediction = model(torch.randn(1, 8, 4, 4), z_y, torch.tensor([999]))
     torch.testing.assert_close(prediction.clean, prior_mean(z_y), atol=1e-5, rtol=0)
+
+
+def test_without_the_skip_no_noise_passes_a_network_that_says_nothing(scheduler):
+    """x-prediction: what the network adds to the condition is the same at every noise, and z_t enters by it alone."""
+    z_y, z_t, t = torch.randn(1, 4, 4, 4), torch.randn(1, 8, 4, 4), torch.tensor([249])
+    for noise_skip in (True, False):
+        model = denoiser(scheduler, [0.3] * 8, noise_skip)
+        model._evaluate = lambda *_: (torch.ones(1, 8, 4, 4), None)
+        follows_noise = not torch.allclose(model(z_t, z_y, t).clean, model(-z_t, z_y, t).clean)
+        assert follows_noise == noise_skip
+    torch.testing.assert_close(model(z_t, z_y, t).clean, prior_mean(z_y) + 0.3)
+
+
+def test_at_pure_noise_the_skip_changes_nothing(scheduler):
+    z_t, z_y, last = torch.randn(1, 8, 4, 4), torch.randn(1, 4, 4, 4), torch.tensor([999])
+    with_skip, without = (denoiser(scheduler, [0.3] * 8, skip)(z_t, z_y, last).clean for skip in (True, False))
+    torch.testing.assert_close(with_skip, without)
 
 
 def test_learned_variance_channels_are_cut_off(scheduler):

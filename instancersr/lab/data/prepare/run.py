@@ -218,5 +218,6 @@ def _write_index(out: Path, names: Sequence[str]) -> None:
 
 
 def _remove_parts(out: Path) -> None:
-    for part in out.glob(f".*{PART}"):
-        part.unlink(missing_ok=True)
+    for folder in (out, out / PROGRESS):
+        for part in folder.glob(f".*{PART}"):
+            part.unlink(missing_ok=True)

@@ -8,17 +8,43 @@ are white. Encoding costs next to nothing, and a loss on pixels is one convoluti
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-DETERMINISTIC_LOGVAR = -30.0
-"""The transform has no posterior variance; `AutoencoderKL`'s interface asks for one."""
+
+@dataclass(frozen=True)
+class Exact:
+    """A posterior (B, C, h, w) without variance, by the names of `diffusers`' `DiagonalGaussianDistribution`.
+
+    Importing that one imports every network of `diffusers`, which takes longer than a small run's first step.
+    """
+
+    mean: Tensor
+    deterministic: bool = True
+
+    @property
+    def std(self) -> Tensor:
+        return torch.zeros_like(self.mean)
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:  # noqa: ARG002
+        return self.mean
+
+
+@dataclass
+class Decoded(BaseOutput):
+    """sample: (B, 3, H, W), as `diffusers`' `DecoderOutput` has it."""
+
+    sample: Tensor
 
 
 class BlockAutoencoder(ModelMixin, ConfigMixin):
@@ -57,18 +83,17 @@ class BlockAutoencoder(ModelMixin, ConfigMixin):
         z = self.analysis(x)
         if self.encoder_refine is not None:
             z = z + self.encoder_refine(F.pixel_unshuffle(x, block))
-        posterior = DiagonalGaussianDistribution(
-            torch.cat([z, torch.full_like(z, DETERMINISTIC_LOGVAR)], 1), deterministic=True)
+        posterior = Exact(z)
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
-    def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple:
+    def decode(self, z: Tensor, return_dict: bool = True) -> Decoded | tuple:
         """z (B, C, h, w) -> (B, 3, 8h, 8w), about [-1, 1], not clamped."""
         x = self.synthesis(z)
         if self.decoder_refine is not None:
             x = x + F.pixel_shuffle(self.decoder_refine(z), self.config.block_size)
-        return DecoderOutput(sample=x) if return_dict else (x,)
+        return Decoded(sample=x) if return_dict else (x,)
 
-    def forward(self, sample: Tensor) -> DecoderOutput:
+    def forward(self, sample: Tensor) -> Decoded:
         """Encodes and decodes: (B, 3, H, W) in [-1, 1] -> the same shape."""
         return self.decode(self.encode(sample).latent_dist.mode())
 

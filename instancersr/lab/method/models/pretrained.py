@@ -7,18 +7,20 @@ first and last layers are inflated with zeros: the network then does on z_x what
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel
 from torch import Tensor, nn
 
 from instancersr.errors import UserError
 
 from .autoencoder import BlockAutoencoder
 from .transformer import JointDiT
+
+# What `diffusers` has of DiT and of the KL autoencoder is imported where it is asked for: that takes seconds, and a run
+# that begins from networks of ours asks for neither.
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
 """Attention heads of DiT-S, B, L and XL by width (Peebles & Xie, 2023, table 1): no shape of a checkpoint tells."""
@@ -105,6 +107,8 @@ def _read_original(path: Path) -> tuple[State, dict[str, Any]]:
 
 
 def _read_diffusers(name: str, folder: Path) -> tuple[State, dict[str, Any]]:
+    from diffusers import DiTTransformer2DModel
+
     try:
         if folder.is_dir():
             model = DiTTransformer2DModel.from_pretrained(folder)
@@ -161,24 +165,28 @@ def load_autoencoder(source: str | Path) -> nn.Module:
     try:
         if folders and _class_of(folders[0]) == "BlockAutoencoder":
             model: Any = BlockAutoencoder.from_pretrained(folders[0], low_cpu_mem_usage=False)
-        elif folders:
-            model = AutoencoderKL.from_pretrained(folders[0])
         else:
-            model = _hub_autoencoder(str(source))
+            model = _kl_autoencoder(str(source), folders)
     except (OSError, ValueError) as error:
         raise UserError(f"{source}: no autoencoder here and none in the hub's cache; "
                         f"fetch it with `hf download {source}`") from error
-    if isinstance(model, AutoencoderKL) and len(model.config.block_out_channels) != 4:
-        raise UserError(f"{source}: its latents are {2 ** (len(model.config.block_out_channels) - 1)} pixels a side, 8 "
-                        "are needed")
     return model.eval().requires_grad_(False)
 
 
-def _hub_autoencoder(name: str) -> AutoencoderKL:
+def _kl_autoencoder(name: str, folders: Sequence[Path]) -> nn.Module:
+    """Of the first of the folders, or of the hub."""
+    from diffusers import AutoencoderKL
+
     try:
-        return AutoencoderKL.from_pretrained(name)
+        model = AutoencoderKL.from_pretrained(folders[0] if folders else name)
     except (OSError, ValueError):
-        return AutoencoderKL.from_pretrained(name, subfolder="vae")
+        if folders:
+            raise
+        model = AutoencoderKL.from_pretrained(name, subfolder="vae")
+    levels = len(model.config.block_out_channels)
+    if levels != 4:
+        raise UserError(f"{name}: its latents are {2 ** (levels - 1)} pixels a side, 8 are needed")
+    return model
 
 
 def _class_of(folder: Path) -> str | None:

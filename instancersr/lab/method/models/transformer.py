@@ -186,6 +186,8 @@ class JointDiT(ModelMixin, ConfigMixin):
         residual_std: for each latent channel, the standard deviation of what the condition lacks of the clean
             latent, for the preconditioning in `instancersr.lab.method.diffusion`; None for a network that predicts
             noise.
+        noise_skip: with `residual_std`, whether the estimate of the clean latent begins from what z_t says of it, or
+            from the condition alone. Without, no noise passes that the network would have to take off again.
         base_grid: see `grid_positions`.
         frequency_shift: see `timestep_frequencies`.
         mlp_norm_eps: of the layer norm before the MLPs; `diffusers`' port of DiT has another one than DiT.
@@ -200,7 +202,7 @@ class JointDiT(ModelMixin, ConfigMixin):
     def __init__(self, in_channels: int = 64, out_channels: int = 64, patch_size: int = 2, width: int = 320,
                  depth: int = 8, heads: int = 5, mlp_ratio: float = 4.0, num_classes: int = 0,
                  residual_std: Sequence[float] | None = None, base_grid: int | None = None, frequency_shift: int = 0,
-                 mlp_norm_eps: float = NORM_EPS):
+                 mlp_norm_eps: float = NORM_EPS, noise_skip: bool = True):
         super().__init__()
         if width % heads or width % 4:
             raise ValueError(f"JointDiT: width {width} must be divisible by 4 and by heads ({heads})")

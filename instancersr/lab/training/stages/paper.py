@@ -110,8 +110,9 @@ class PaperObjective(Objective):
         check_settings(parts["transformer"], transformer_settings(size, channels), folder)
         check_settings(parts["controlnet"], {"depth": size.control_depth}, folder / "controlnet")
         predicts = "noise" if parts["transformer"].config.residual_std is None else "residual"
-        if predicts != size.prediction:
+        if (predicts == "noise") != (size.prediction == "noise"):
             raise ConfigError(f"transformer: prediction is {size.prediction} here, {predicts} in {folder}")
+        parts["transformer"].register_to_config(noise_skip=size.prediction != "clean")
 
     def parameter_groups(self, model: nn.ModuleDict) -> list[dict[str, Any]]:
         """`params` and `lr_scale` of what is trained: the backbone, and everything new."""
@@ -127,7 +128,7 @@ class PaperObjective(Objective):
 
     def begin(self, batches: Callable[[int], Iterator[Batch]], device: torch.device) -> None:
         """Measures the preconditioning's deviations on the first images."""
-        if self.config.init is None and self.config.transformer.prediction == "residual":
+        if self.config.init is None and self.config.transformer.prediction != "noise":
             self.measure_residual({name: value.to(device) for name, value in batch.items() if name != "skipped"}
                                   for batch in batches(RESIDUAL_CROPS))
 
@@ -366,8 +367,8 @@ def check_settings(network: Any, wanted: Mapping[str, Any], source: object) -> N
 
 def build_transformer(size: TransformerConfig, channels: int) -> JointDiT:
     """A JointDiT of random weights."""
-    std = [1.0] * 2 * channels if size.prediction == "residual" else None
-    return JointDiT(**transformer_settings(size, channels), residual_std=std)
+    std = None if size.prediction == "noise" else [1.0] * 2 * channels
+    return JointDiT(**transformer_settings(size, channels), residual_std=std, noise_skip=size.prediction != "clean")
 
 
 def load_teacher(name: str, layer: int | None) -> Dinov2Teacher:

@@ -10,7 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...method.diffusion import Denoiser, decode, sampling_step, split, token_layer
+from ...method.diffusion import (
+    Denoiser,
+    add_noise,
+    decode,
+    noise_scales,
+    sampling_step,
+    sampling_timesteps,
+    split,
+    token_layer,
+)
 from ...method.models import DetailDecoder
 from ..adversarial import PatchDiscriminator, adversarial_terms
 from ..config import ConfigError, DiffusionConfig
@@ -95,37 +104,54 @@ class SamplerObjective(PaperObjective):
         if sampler.direct_share and float(torch.rand((), generator=draws.shared)) < sampler.direct_share:
             return self._photo_terms(model, model["detail_decoder"](restored.detach(), features), batch, draws,
                                      progress)
-        clean, tokens = self._sampled(model, denoiser, z, z_y, batch, draws)
+        step = self._choose_step(draws)
+        clean, tokens = self._sampled(model, denoiser, z, z_y, step, batch, draws)
         clean_x, clean_m = split(clean)
         photo = self._decode(model, clean_x, features, tokens)
-        terms = self._photo_terms(model, photo, batch, draws, progress)
+        texture = sampler.later_texture ** (step / max(1, self._trained_steps - 1))
+        terms = self._photo_terms(model, photo, batch, draws, progress, texture)
         if self.config.mask_modelling:
             instance_map = decode(self.autoencoder, clean_m)
             error = F.l1_loss(instance_map, batch["instance_map"], reduction="none")
             terms["map"] = sampler.map_weight * (error * self._map_weights(batch)).mean()
         return terms
 
-    def _sampled(self, model, denoiser: Denoiser, z, z_y, batch, draws) -> tuple[Tensor, Tensor | None]:
-        """Runs the sampler without gradient up to a random step: the latent that step promises, and its tokens."""
-        self.scheduler.set_timesteps(self.config.sampler.steps)
-        timesteps = self.scheduler.timesteps.tolist()
-        last = int(torch.randint(len(timesteps), (), generator=draws.shared))
+    @property
+    def _trained_steps(self) -> int:
+        return self.config.sampler.trained_steps or self.config.sampler.steps
+
+    def _choose_step(self, draws) -> int:
+        """The number, from 0, of the step that is trained."""
+        shares = self.config.sampler.step_shares or [1.0] * self._trained_steps
+        return int(torch.multinomial(torch.tensor(shares), 1, generator=draws.shared))
+
+    def _sampled(self, model, denoiser: Denoiser, z, z_y, step: int, batch, draws) -> tuple[Tensor, Tensor | None]:
+        """The clean latent that a step of the sampler promises, and its tokens.
+
+        What it begins from is noise, the true latent noised, or what the steps before make, run without gradient.
+        """
+        timesteps = sampling_timesteps(self.scheduler, self._trained_steps)
+        timestep = torch.full((len(z),), timesteps[step], device=z.device)
         z_t = draws.normal(z.shape[1:]).to(z)
-        with torch.no_grad():
-            for t in timesteps[:last]:
-                z_t, _ = sampling_step(denoiser, z_t, z_y, t, batch["token_offset"])
-        steps = torch.full((len(z),), timesteps[last], device=z.device)
+        truth_share = self.config.sampler.truth_share
+        if step and truth_share and float(torch.rand((), generator=draws.shared)) < truth_share:
+            z_t = add_noise(z, z_t, *noise_scales(self.scheduler, timestep))
+        else:
+            with torch.no_grad():
+                for t in timesteps[:step]:
+                    z_t, _ = sampling_step(denoiser, z_t, z_y, t, batch["token_offset"])
         tokens_after = token_layer(model["transformer"], self._part(model, "detail_decoder"))
-        out = denoiser(self._visible(z_t), z_y, steps, batch["token_offset"], tokens_after)
+        out = denoiser(self._visible(z_t), z_y, timestep, batch["token_offset"], tokens_after)
         return out.clean, out.hidden
 
-    def _photo_terms(self, model, photo, batch, draws, progress) -> dict[str, Tensor]:
+    def _photo_terms(self, model, photo, batch, draws, progress, texture: float = 1.0) -> dict[str, Tensor]:
+        """texture: how many times the weight on texture, and what part of L1's."""
         sampler, target = self.config.sampler, batch.get("target", batch["hr"])
-        terms = {"pixel": sampler.weight * F.l1_loss(photo, batch["hr"])}
+        terms = {"pixel": sampler.weight / texture * F.l1_loss(photo, batch["hr"])}
         if self.perceptual is not None:
             terms["lpips"] = sampler.perceptual.weight * self.perceptual(photo, target, draws.shared)
         if sampler.texture_weight:
-            terms["texture"] = sampler.texture_weight * texture_distance(*self.perceptual.features)
+            terms["texture"] = texture * sampler.texture_weight * texture_distance(*self.perceptual.features)
         if sampler.pattern_weight:
             terms["pattern"] = sampler.pattern_weight * repeated_pattern(photo - target)
         if sampler.grid_weight:
