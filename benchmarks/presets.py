@@ -2,10 +2,12 @@
 
     python benchmarks/presets.py fidelity --lr ../shared/realsr/LR --hr ../shared/realsr/HR
     python benchmarks/presets.py quality --lr ../shared/realsr/LR --hr ../shared/realsr/HR
+    python benchmarks/presets.py quality --lr ../shared/web/* --hr ../shared/realsr/HR --every 4 --seeds
     python benchmarks/presets.py denoise --lr ../shared/realsr/LR --hr ../shared/realsr/HR
 
 Every photo at each value. The order is turned from photo to photo, and times are sums over all. Metrics whose packages
-or weights (TORCH_HOME) are missing are left out, saying so.
+or weights (TORCH_HOME) are missing are left out, saying so. `flat` is grain in flat areas over the truth's
+(`instancersr.lab.evaluation.artifacts`), and `seeds` the PSNR-Y between the pictures of two seeds.
 """
 
 import argparse
@@ -13,9 +15,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from perception import METRICS, judged, judges
+from perception import METRICS, judged, judges, luma, psnr
 from PIL import Image
 
+from instancersr.lab.evaluation.artifacts import flat_ratio
 from instancersr.lab.evaluation.metrics import Metric
 from instancersr.loading import load_upscaler
 from instancersr.recipe import QUALITIES
@@ -26,12 +29,14 @@ DENOISES = (0.0, 0.25, 0.5, 0.75, 1.0)
 SETTINGS = {"fidelity": FIDELITIES, "quality": QUALITIES, "denoise": DENOISES}
 
 
-def measure(upscaler: Upscaler, what: str, lr: Path, hr: Path, every: int, metrics: dict[str, Metric]) -> None:
+def measure(upscaler: Upscaler, what: str, paths: list[Path], hr: Path, metrics: dict[str, Metric],
+            seeds: bool) -> None:
     """A line a setting: means over the photos, and seconds of all."""
     settings = list(SETTINGS[what])
     scores: dict = {value: [] for value in settings}
+    pairs: dict = {value: [] for value in settings}
     seconds = dict.fromkeys(settings, 0.0)
-    for number, path in enumerate(sorted(lr.iterdir())[::every]):
+    for number, path in enumerate(paths):
         truth = Image.open(hr / path.name).convert("RGB")
         turn = number % len(settings)
         for value in settings[turn:] + settings[:turn]:
@@ -39,22 +44,28 @@ def measure(upscaler: Upscaler, what: str, lr: Path, hr: Path, every: int, metri
             output = upscaler(path, instances=False, **{what: value}).images[0]
             seconds[value] += time.perf_counter() - start
             scores[value].append(judged(metrics, output, truth))
+            pairs[value].append((np.asarray(output), np.asarray(truth)))
+            if seeds:
+                other = upscaler(path, instances=False, seed=1, **{what: value}).images[0]
+                scores[value][-1]["seeds"] = psnr(luma(output), luma(other))
     for value, rows in scores.items():
         name = value if isinstance(value, str) else f"{value:.2f}"
         print(f"{name:9}", *(f"{key} {np.mean([row[key] for row in rows]):.4f}" for key in rows[0]),
-              f"{seconds[value]:.1f} s")
+              f"flat {flat_ratio(pairs[value]):.2f}  {seconds[value]:.1f} s")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=SETTINGS)
-    parser.add_argument("--lr", type=Path, required=True)
+    parser.add_argument("--lr", type=Path, required=True, nargs="+", help="folders")
     parser.add_argument("--hr", type=Path, required=True)
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--every", type=int, default=1, help="use every so many photos")
+    parser.add_argument("--seeds", action="store_true", help="also compare two seeds, at twice the time")
     arguments = parser.parse_args()
-    measure(load_upscaler(arguments.model), arguments.what, arguments.lr, arguments.hr, arguments.every,
-            judges(("psnr", *METRICS)))
+    paths = [path for folder in arguments.lr for path in sorted(folder.iterdir())[:: arguments.every]]
+    measure(load_upscaler(arguments.model), arguments.what, paths, arguments.hr, judges(("psnr", *METRICS)),
+            arguments.seeds)
 
 
 if __name__ == "__main__":

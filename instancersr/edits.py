@@ -156,7 +156,10 @@ def read_target(text: str, size: tuple[int, int], output_size: tuple[int, int]) 
         return int(text)
     if point := re.fullmatch(r"(\d+),(\d+)", text):
         return int(point[1]), int(point[2])
-    mask = read_image(text).rgb.mean(2) > 127  # white is the object
+    photo = read_image(text)
+    mask = photo.rgb.mean(2) > 127  # white is the object
+    if photo.alpha is not None:
+        mask &= photo.alpha > 127  # under full transparency the colours are those beside it
     if mask.shape not in (size, output_size):
         raise ImageError(f"{text}: this mask is {mask.shape[1]}x{mask.shape[0]}; it must be as large as the input, "
                          f"{size[1]}x{size[0]}, or the output, {output_size[1]}x{output_size[0]}")

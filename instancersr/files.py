@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import tempfile
@@ -19,9 +20,19 @@ PART = ".part"
 """Suffix of files that are being written; their names begin with a dot."""
 
 
+class _WithoutDescriptor(io.BufferedRandom):
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("this file is written through Python alone")
+
+
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def whole_file(path: Path, descriptor: bool = True) -> Iterator[BinaryIO]:
     """A new file to write into; at the end of the block it takes the place of `path`, after an error it is gone.
+
+    Args:
+        path: where to.
+        descriptor: whether the file tells its descriptor. Pillow's encoders write into one by themselves, and do not
+            see that a full disk took only a part of it; what passes Python raises then.
 
     Raises:
         OSError: it cannot be written.
@@ -29,7 +40,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     # Short and hidden: a long name would not fit beside a prefix, and a folder listing must not pick it up.
     part = path.with_name(f".{uuid.uuid4().hex[:12]}{PART}")
     try:
-        with open(part, "x+b") as file:
+        with open(part, "x+b") if descriptor else _WithoutDescriptor(io.FileIO(part, "x+")) as file:
             yield file
         os.replace(part, path)
     except BaseException:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from .errors import first_line
 from .recipe import Defaults
 from .sampling import Schedule
 
@@ -26,8 +27,16 @@ class Model:
 
     @cached_property
     def index(self) -> dict[str, Any]:
-        """`model_index.json`: settings, and [library, class] of each part."""
-        return json.loads((self.folder / INDEX).read_text())
+        """`model_index.json`: settings, and [library, class] of each part.
+
+        Raises:
+            OSError: the file cannot be read, or says something else.
+        """
+        index = read_json(self.folder / INDEX)
+        if any(isinstance(each, list) and len(each) != 2 for each in index.values()):
+            raise OSError(f"{self.folder / INDEX}: not the index of a model, which has [library, class] for each part; "
+                          "get a fresh copy")
+        return index
 
     def has(self, part: str) -> bool:
         """Whether the model has this part."""
@@ -36,7 +45,7 @@ class Model:
 
     def config(self, part: str) -> dict[str, Any]:
         """The configuration of a network."""
-        return json.loads((self.folder / part / "config.json").read_text())
+        return read_json(self.folder / part / "config.json")
 
     @property
     def defaults(self) -> Defaults:
@@ -45,7 +54,7 @@ class Model:
 
     @property
     def schedule(self) -> Schedule:
-        return Schedule.from_config(json.loads((self.folder / "scheduler" / "scheduler_config.json").read_text()))
+        return Schedule.from_config(read_json(self.folder / "scheduler" / "scheduler_config.json"))
 
     def graph(self, name: str) -> Path:
         """The file of one of GRAPHS."""
@@ -55,6 +64,21 @@ class Model:
     def has_graphs(self) -> bool:
         """Whether the onnx engine can run it."""
         return self.graph("denoise").is_file()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The keys and values of a model's file.
+
+    Raises:
+        OSError: it cannot be read, or holds something else; names the file.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OSError(f"{path}: no valid JSON ({first_line(error)}); get a fresh copy") from error
+    if not isinstance(values, dict):
+        raise OSError(f"{path}: JSON without keys and values; get a fresh copy")
+    return values
 
 
 def find_model(name: str) -> Model:

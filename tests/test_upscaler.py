@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import instancersr
 from instancersr.cli.app import app
-from instancersr.edits import Edit
+from instancersr.edits import Edit, read_target
 from instancersr.loading import load_upscaler
 from instancersr.model import GRAPHS
 from instancersr.recipe import Defaults
@@ -151,6 +151,17 @@ def test_a_segmenter_sees_the_finished_picture_and_its_objects_are_edited(upscal
     masked = upscaler(photo, scale, edits=[Edit(halves(seen[0]) == 5, strength=0)])
     np.testing.assert_array_equal(pixels(out), pixels(masked))
     assert not np.array_equal(pixels(out), pixels(plain))
+
+
+@pytest.mark.parametrize("beside", [0, 127])
+def test_of_a_mask_with_transparency_only_what_is_white_and_seen_is_the_object(tmp_path, beside):
+    rgb, alpha = np.full((16, 20, 3), 255, np.uint8), np.full((16, 20), beside, np.uint8)
+    alpha[4:10, 5:15] = 200
+    rgb[4:10, 12:15] = 0  # seen, but black
+    Image.fromarray(np.dstack([rgb, alpha])).save(tmp_path / "mask.png")
+    expected = np.zeros((32, 40), bool)
+    expected[8:20, 10:24] = True
+    np.testing.assert_array_equal(read_target(str(tmp_path / "mask.png"), (16, 20), (32, 40)), expected)
 
 
 def test_a_segmenters_map_of_another_size_is_refused(upscaler, photo):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ class Job:
     @property
     def is_finished(self) -> bool:
         """Whether there is a result already, with its map where one is asked for."""
-        return self.problem is None and all(path.is_file() for path in self.writes)
+        return self.problem is None and all(os.path.isfile(path) for path in self.writes)
 
     @property
     def writes(self) -> list[Path]:
@@ -132,7 +133,7 @@ def _read(job: Job, scale: float) -> Iterator[Photo]:
 
 def _write(job: Job, results: list[tuple[np.ndarray, Photo]], ids: np.ndarray | None) -> list[str]:
     """Writes the pictures, and the map of the first."""
-    kept = {path for path in job.writes if job.keep and path.is_file()}
+    kept = {path for path in job.writes if job.keep and os.path.isfile(path)}
     notes: list[str | None] = []
     if job.output in kept:
         notes.append(f"{job.output}: it exists and was kept; what was missing beside it was written")
@@ -141,6 +142,9 @@ def _write(job: Job, results: list[tuple[np.ndarray, Photo]], ids: np.ndarray | 
         notes += write_result(job.output, results, job.compression)
     if ids is not None:
         colored, listed = job.maps
+        if job.output not in kept:
+            notes += [f"{path}: it exists and was kept, so it may be of another picture than {job.output}; delete it "
+                      "for a new one" for path in job.maps if path in kept]
         if colored not in kept:
             write_image(colored, id_colors(int(ids.max()))[ids])
         if listed not in kept:

@@ -64,4 +64,4 @@ def _digest(text: str) -> str:
 
 def key(path: Path) -> str:
     """The same for two paths of one file, whether it exists or not."""
-    return os.path.normcase(path.resolve())
+    return os.path.normcase(os.path.realpath(path))

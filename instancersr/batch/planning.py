@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -70,11 +71,10 @@ def plan_jobs(inputs: list[Path], output: Path | None, mark: str, suffix: str | 
     plan = Plan()
     sources = []
     for path in inputs:
-        found = list(_sources(path, output, plan.left_out)) if path.is_dir() else [
-            Source(path, output or path.parent, named=True)]
-        if not found:
-            plan.jobs.append(Job(path, path, None, "no pictures in this folder (PNG, JPEG, WebP, TIFF, BMP...)"))
-        sources += found
+        if os.path.isdir(path):
+            sources += _sources(path, output, plan)
+        else:
+            sources.append(Source(path, output or path.parent, named=True))
     sources = _once_each(sources, plan.left_out)
     headers = {source.path: read_header(source.path) for source in sources}
     if not include_results:
@@ -85,8 +85,8 @@ def plan_jobs(inputs: list[Path], output: Path | None, mark: str, suffix: str | 
 
 def _names_a_file(inputs: list[Path], output: Path | None) -> bool:
     """Whether the output is a file's name, for a single input."""
-    if output is not None and not output.is_dir() and output.suffix:
-        single = len(inputs) == 1 and not inputs[0].is_dir()
+    if output is not None and not os.path.isdir(output) and output.suffix:
+        single = len(inputs) == 1 and not os.path.isdir(inputs[0])
         suffix = output.suffix.lower()
         if suffix in WRITABLE or (single and suffix == ".gif" == inputs[0].suffix.lower()):
             if not single:
@@ -95,20 +95,27 @@ def _names_a_file(inputs: list[Path], output: Path | None) -> bool:
         if single:
             raise UserError(f"--output: {output}: {output.suffix} cannot be written; "
                             f"choose {', '.join(WRITABLE)}, or name an existing folder")
-    if output is not None and output.exists() and not output.is_dir():
+    if output is not None and os.path.exists(output) and not os.path.isdir(output):
         raise UserError(f"--output: {output} is a file, not a folder")
     return False
 
 
-def _sources(folder: Path, output: Path | None, left_out: Counter[str]) -> Iterator[Source]:
+def _sources(folder: Path, output: Path | None, plan: Plan) -> list[Source]:
+    """The pictures in a folder; the plan is told what is left out, and what cannot be read."""
     found: Found = search(folder)
-    left_out.update(found.left_out)
-    inside = output is not None and folder.resolve() in output.resolve().parents
+    plan.left_out.update(found.left_out)
+    plan.jobs += [Job(path, path, None, "this folder cannot be read; check its permissions") for path in found.closed]
+    real = None if output is None else Path(os.path.realpath(output))
+    inside = real is not None and Path(os.path.realpath(folder)) in real.parents
+    sources = []
     for path in found.pictures:
-        if inside and output is not None and output.resolve() in path.resolve().parents:
-            left_out["in the output's folder"] += 1
+        if inside and real in Path(os.path.realpath(path)).parents:
+            plan.left_out["in the output's folder"] += 1
         else:
-            yield Source(path, (output or folder) / path.relative_to(folder).parent, named=False)
+            sources.append(Source(path, (output or folder) / path.relative_to(folder).parent, named=False))
+    if not sources and folder not in found.closed:
+        plan.jobs.append(Job(folder, folder, None, "no pictures in this folder (PNG, JPEG, WebP, TIFF, BMP...)"))
+    return sources
 
 
 def _once_each(sources: list[Source], left_out: Counter[str]) -> list[Source]:
@@ -143,34 +150,49 @@ def _jobs(sources: list[Source], headers: dict[Path, Header], mark: str, suffix:
     readable = {source.path: source for source in sources if headers[source.path].problem is None}
     endings = {path: mark + (suffix or own_suffix(path, headers[path])) for path in readable}
     # Siblings count though they are not asked for now: a name must not depend on what else is asked for.
-    siblings = {path: folder for source in readable.values() if source.named
-                for path, folder in _siblings(source, readable)}
+    siblings = dict(_siblings([source for source in readable.values() if source.named], readable))
     endings |= {path: mark + (suffix or own_suffix(path, read_header(path))) for path in siblings}
     folders = {path: source.folder for path, source in readable.items()} | siblings
 
     def place(path: Path, stem: str) -> Path:
         return folders[path] / f"{stem}{endings[path]}"
 
-    stems = distinct_stems(list(folders), place, {key(path) for path in folders})
+    def place_map(path: Path, stem: str) -> Path:
+        return _map_beside(folders[path] / path.name, stem)
+
+    taken = {key(path) for path in folders}
+    stems = distinct_stems(list(folders), place, taken)
+    # results a.gif and a.png may both begin with the same stem, their maps may not
+    map_stems = distinct_stems(list(folders), place_map, taken)
     for source in sources:
         if source.path not in readable:
             yield Job(source.path, source.folder / fitting(source.path.stem), None, headers[source.path].problem)
             continue
         target = place(source.path, stems[source.path])
-        yield Job(source.path, target, _map_beside(target, stems[source.path]) if instances else None)
+        yield Job(source.path, target, place_map(source.path, map_stems[source.path]) if instances else None)
 
 
-def _siblings(source: Source, known: dict[Path, Source]) -> Iterator[tuple[Path, Path]]:
-    """Readable photos beside a file that differ from it by their suffix alone, and where their results would go."""
+def _siblings(sources: list[Source], known: dict[Path, Source]) -> Iterator[tuple[Path, Path]]:
+    """Readable photos that differ from a file beside them by their suffix alone, and where their results would go."""
+    beside = {folder: _by_stem(folder) for folder in {source.path.parent for source in sources}}
+    for source in sources:
+        for path in beside[source.path.parent].get(source.path.stem, []):
+            if path not in known and key(path) != key(source.path):
+                header = read_header(path)
+                if header.problem is None and not header.is_result:
+                    yield path, source.folder
+
+
+def _by_stem(folder: Path) -> dict[str, list[Path]]:
+    """The picture files of a folder, sorted, by their names without suffixes; none where it cannot be read."""
+    found: dict[str, list[Path]] = {}
     try:
-        beside = sorted(path for path in source.path.parent.iterdir() if path.stem == source.path.stem)
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in READABLE:
+                found.setdefault(path.stem, []).append(path)
     except OSError:
-        return
-    for path in beside:
-        if path.suffix.lower() in READABLE and path not in known and key(path) != key(source.path):
-            header = read_header(path)
-            if header.problem is None and not header.is_result:
-                yield path, source.folder
+        return {}
+    return found
 
 
 def own_suffix(path: Path, header: Header) -> str:
@@ -185,20 +207,30 @@ def _map_beside(target: Path, stem: str) -> Path:
     return target.with_name(f"{stem}_instances.png")
 
 
+def refuse_several(jobs: list[Job]) -> None:
+    """Marks the jobs of which several pages or frames would be enlarged: each has objects and ids of its own."""
+    for job in jobs:
+        header = read_header(job.source)
+        if header.frames > 1 and holds_frames(job.output.suffix, header.format or ""):
+            job.problem = job.problem or (
+                f"it has {header.frames} pages or frames, and --instance, --resample and --merge are for one picture; "
+                "save each as a file of its own")
+
+
 def find_problems(jobs: list[Job], overwrite: bool) -> None:
     """Marks the jobs that would overwrite an input, each other's result or, unasked, an existing file."""
-    sources = {job.source.resolve() for job in jobs}
-    owners: dict[Path, Job] = {}
+    sources = {key(job.source) for job in jobs}
+    owners: dict[str, Job] = {}
     for job in jobs:
         if job.problem:
             continue
         for path in job.writes:
-            real = path.resolve()
+            real = key(path)
             if real in sources:
                 job.problem = f"{path} is an input and is never overwritten; choose another --output"
             elif real in owners:
                 job.problem = f"{path} is the result of {owners[real].source} already; rename one of them"
-            elif path.exists() and not path.is_dir() and not (overwrite or job.keep):
+            elif os.path.exists(path) and not os.path.isdir(path) and not (overwrite or job.keep):
                 job.problem = f"{path} exists, use --overwrite to replace it"
             if job.problem:
                 break

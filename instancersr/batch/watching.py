@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +30,7 @@ def watch(plan: Callable[[], list[Job]], pause: float = PAUSE) -> Iterator[list[
     given: dict[Path, State] = {}
     while True:
         now = {job.source: (state, job) for job in plan()
-               if job.source.is_file() and (state := _state(job.source)) and not job.is_finished}
+               if os.path.isfile(job.source) and (state := _state(job.source)) and not job.is_finished}
         ready = [job for source, (state, job) in now.items()
                  if seen.get(source) == state and given.get(source) != state]
         seen = {source: state for source, (state, _) in now.items()}

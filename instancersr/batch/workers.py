@@ -14,14 +14,12 @@ from ..cores import usable_cores
 from ..errors import UserError
 from ..loading import load_segmenter, load_upscaler
 from ..presets import Device, EngineName
-from .jobs import Job, Result, run_jobs
+from .jobs import Job, Result, explain, run_jobs
 from .parallel import run_on_cluster, start_worker
 
 if TYPE_CHECKING:
     from ..edits import Edit
 
-RESTARTS = 3
-"""How often workers that were killed are replaced."""
 GRACE = 1.0
 """Seconds that a worker has to delete half a file."""
 
@@ -77,28 +75,36 @@ def run_local(jobs: list[Job], call: Call, workers: int,
               tell: Callable[[str], None] = lambda _: None) -> Generator[Result, None, None]:
     """The jobs on up to `workers` processes, in the order they are done.
 
-    They share the cores, unless the call says how many threads each has. A picture whose worker was killed is tried
-    again by another. After a KeyboardInterrupt, here or thrown in, pictures in work are finished and given before it
-    goes on; a second one gives them up.
+    They share the cores, unless the call says how many threads each has. Where a worker was killed, each picture that
+    was in work is tried again alone, so that one that kills its worker is known, and the others go on. After a
+    KeyboardInterrupt, here or thrown in, pictures in work are finished and given before it goes on; a second one gives
+    them up.
 
     Args:
         tell: called with a line where pictures in work let a person wait.
 
     Raises:
         ModelError: the model cannot be loaded.
-        UserError: workers were killed again and again.
     """
     workers = min(workers, len(jobs))
     call = replace(call, threads=call.threads or max(1, usable_cores() // workers), shared=True)
     todo = dict(enumerate(jobs))
-    for _ in range(RESTARTS + 1):
+    while todo:
         try:
             yield from _run_pool(todo, call, workers, tell)
-            return
         except BrokenProcessPool:
-            continue
-    raise UserError(f"worker processes were killed {RESTARTS + 1} times, perhaps for want of memory; "
-                    f"{len(todo)} pictures are left; fewer --jobs or a smaller --tile need less")
+            # pictures are begun in their order, so that those in work were the first that are not done
+            for number in list(todo)[:workers]:
+                yield from _run_alone(todo.pop(number), call, tell)
+
+
+def _run_alone(job: Job, call: Call, tell: Callable[[str], None]) -> Generator[Result, None, None]:
+    """One job in a process of its own; if that is killed, it is the job's error."""
+    try:
+        yield from _run_pool({0: job}, call, 1, tell)
+    except BrokenProcessPool:
+        yield Result(job, explain(job.source, UserError("its process was killed twice, perhaps for want of memory; "
+                                                        "fewer --jobs or a smaller --tile need less")))
 
 
 def _run_pool(jobs: dict[int, Job], call: Call, workers: int,
@@ -115,9 +121,14 @@ def _run_pool(jobs: dict[int, Job], call: Call, workers: int,
         try:
             tell("pictures in work are finished first; Ctrl-C again gives them up")
             yield from _results(numbers, jobs)
-        except KeyboardInterrupt:
+        except BrokenProcessPool:
+            pass  # nothing is begun again after Ctrl-C
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
             _end_workers()
             raise
+        raise
+    except (SystemExit, GeneratorExit):
+        _end_workers()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
@@ -134,12 +145,23 @@ def _end_workers() -> None:
 
 
 def _results(numbers: dict[Future, int], jobs: dict[int, Job]) -> Generator[Result, None, None]:
-    """What becomes of the jobs that are not done yet, but for cancelled ones."""
+    """What becomes of the jobs that are not done yet, but for cancelled ones.
+
+    Raises:
+        BrokenProcessPool: a worker was killed; all that was done is given before.
+    """
+    killed = False
     for future in as_completed([future for future, number in numbers.items() if number in jobs]):
-        if not future.cancelled():
+        if future.cancelled():
+            continue
+        if isinstance(future.exception(), (BrokenProcessPool, SystemExit)):  # SystemExit: by SIGTERM
+            killed = True
+        else:
             result = future.result()
             del jobs[numbers[future]]
             yield result
+    if killed:
+        raise BrokenProcessPool
 
 
 def _submit(pool: ProcessPoolExecutor, jobs: dict[int, Job], call: Call) -> dict[Future, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,18 @@ from instancersr.errors import NO_MEMORY, MissingPackage, UserError, first_line,
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+TERMINATED = 143
+"""Exit code after SIGTERM, likewise."""
+
+
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """SIGTERM ends the program by an exception, so that half-written files and temporary ones are deleted."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager
@@ -32,7 +45,7 @@ def own_words_only() -> Iterator[None]:
 def _own_stderr() -> Iterator[None]:
     """C libraries write to file descriptor 2; this program keeps another way to where that led."""
     given = sys.stderr
-    if given is not sys.__stderr__:  # replaced already, as in a test
+    if given is None or given is not sys.__stderr__:  # closed, or replaced already, as in a test
         yield
         return
     given.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ def piped(inputs: list[Path], output: Path | None, suffix: str | None,
     if PIPE not in (*inputs, output):
         yield inputs, output
         return
-    if len(inputs) != 1 or inputs[0].is_dir():
+    if len(inputs) != 1 or os.path.isdir(inputs[0]):
         raise UserError("-: a pipe takes one picture; give nothing else")
     if output is None:
         raise UserError("-: the picture from stdin needs an --output, such as -o -")

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from .app import app
 from .messages import needs, one_line_errors
+from .options import a_number
 
 
 @app.command(epilog="Example:  instancersr plan configs/paper.yaml --gpus 8 --gpu H100 sharded=true")
@@ -21,7 +22,9 @@ def plan(
     gpus: Annotated[int, typer.Option(min=1, help="How many.")] = 1,
     gpu: Annotated[str, typer.Option(help="Which: H100, H200, A100, RTX4090, ...")] = "H100",
     mfu: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Share of the GPU's bf16 peak at which the run computes.")
+        float,
+        typer.Option(min=0.01, max=1, callback=a_number,
+                     help="Share of the GPU's bf16 peak at which the run computes."),
     ] = 0.45,
     micro_batch: Annotated[
         int | None,

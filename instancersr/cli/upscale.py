@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Generator, Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from instancersr.geometry import SMALLEST
 from instancersr.presets import Device, EngineName, Quality
 
 from .app import app
-from .messages import one_line_errors, own_words_only
+from .messages import one_line_errors, own_words_only, unwinding
 from .options import a_number, path, split_number
 from .pipes import PIPE, piped
 from .progress import PictureProgress
@@ -179,10 +180,13 @@ def upscale(
     """
     _check_tile(tile)
     denoised = _denoise(denoise)
-    if watch and (missing := [folder for folder in inputs if not folder.exists()]):
+    if watch and (missing := [folder for folder in inputs if not os.path.exists(folder)]):
         raise typer.BadParameter(f"no such folder: {missing[0]}", param_hint="--watch")
-    if watch and not all(folder.is_dir() for folder in inputs):
+    if watch and not all(os.path.isdir(folder) for folder in inputs):
         raise typer.BadParameter("only folders can be watched; leave out the files", param_hint="--watch")
+    if overwrite and (skip_existing or watch):
+        raise typer.BadParameter("it leaves results that exist alone; leave out --overwrite",
+                                 param_hint="--watch" if watch else "--skip-existing")
     strengths = [split_number(text, lambda strength: 0 <= strength <= 1,
                               "OBJECT=STRENGTH with a strength from 0 to 1, such as 7=0.3", "--instance")
                  for text in instance or []]
@@ -197,28 +201,31 @@ def upscale(
                                  param_hint="--resample")
     to_stdout = output == PIPE
     suffix = _suffix(format)
-    with (own_words_only(), one_line_errors(),
+    with (unwinding(), own_words_only(), one_line_errors(),
           piped(inputs, output, suffix, as_json or instances) as (files, output)):
-        from instancersr.batch.planning import Plan, plan_jobs
+        from instancersr.batch.planning import Plan, plan_jobs, refuse_several
         from instancersr.batch.watching import watch as watch_folders
         from instancersr.batch.workers import Call
         from instancersr.images.writing import Compression
 
-        plans: list[Plan] = []
+        plans = [Plan()]  # Ctrl-C may come before there is another
+        edited = bool(strengths or resample or groups)
 
         def plan() -> list[Job]:
             found = plan_jobs(files, output, f"_x{scale:g}", suffix, instances, include_results)
             for job in found.jobs:
                 job.compression, job.whole = Compression(file_quality, lossless), watch
-                job.keep = (skip_existing or watch) and not overwrite
+                job.keep = skip_existing or watch
             plans[:] = [found.skip_finished() if skip_existing or watch else found]
+            if edited:
+                refuse_several(plans[0].jobs)
             return plans[0].jobs
 
         options = {"num_inference_steps": steps, "start_from": start_from, "color_fix": color_fix, "tile": tile or None,
                    "quality": quality, "denoise": denoised, "merge": groups, **_fidelity(fidelity, bool(strengths))}
         call = Call(model, device, threads, engine, scale=scale, seed=0 if resample else seed, options=options,
                     segmenter=segmenter)
-        if strengths or resample or groups:
+        if edited:
             _check_single(plan(), watch)
         if strengths or resample:
             call = replace(call, edits=lambda job: _edits(job.source, scale, strengths, resample or [], seed))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import sys
 import zlib
@@ -12,13 +13,59 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, TiffImagePlugin, TiffTags
 
+from .pixels import PixelError
+
 _NATIVE = "L" if sys.byteorder == "little" else "B"
 _OTHER = {"L": "B", "B": "L"}
+_COLOR = re.compile("(RGB[AX]?|[RGBA]);16")
+_BITS, _PHOTOMETRIC, _PLANAR = 258, 262, 284  # a TIFF's tags
+_IN_PLANES, _WHITE_IS_ZERO = 2, 0
+
+
+def has_16_bits(image: Any) -> bool:
+    """Whether an open, not yet loaded PNG or TIFF has samples of 16 bits."""
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(_BITS, (1,))) == 16
+    return image.format == "PNG" and any(";16" in _raw_mode(tile) for tile in image.tile)
 
 
 def is_deep_color(image: Any) -> bool:
-    """Whether an open, not yet loaded picture has 16-bit colour, of which Pillow would drop the lower bytes."""
-    return bool(image.tile) and all(_raw_mode(tile).startswith(("RGB;16", "RGBA;16")) for tile in image.tile)
+    """Whether an open, not yet loaded picture has 16-bit colour, of which Pillow would drop the lower bytes.
+
+    Of compressed planes it cannot give them.
+    """
+    return (bool(image.tile) and all(_COLOR.match(_raw_mode(tile)) for tile in image.tile)
+            and not (_in_planes(image) and image.tile[0].codec_name == "libtiff"))
+
+
+def is_negative(image: Any) -> bool:
+    """Whether 0 is white in an open 16-bit grey TIFF; Pillow turns round those of 8 bits alone."""
+    return image.mode.startswith("I;16") and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+
+
+def positive(image: Image.Image) -> Image.Image:
+    """A decoded 16-bit grey picture with black and white exchanged."""
+    return Image.fromarray(65_535 - np.asarray(image))
+
+
+def mend_planes(image: Any) -> None:
+    """Has the planes of an open, not yet loaded 16-bit TIFF decoded as such; without compression Pillow takes 8 bits.
+
+    Raises:
+        PixelError: Pillow cannot decode them at all.
+    """
+    if not (_in_planes(image) and has_16_bits(image)) or image.tile[0].codec_name != "raw":
+        return
+    order = "L" if image.tag_v2.prefix == b"II" else "B"
+    modes = {"I": image.mode} | {letter: f"{letter};16{order}" for letter in "RGBA"}
+    if not all(_raw_mode(tile) in modes for tile in image.tile):
+        raise PixelError("16-bit channels in planes are not supported in this kind of picture; save it with "
+                         "interleaved channels")
+    image.tile = [tile._replace(args=_with_raw_mode(tile.args, modes[_raw_mode(tile)])) for tile in image.tile]
+
+
+def _in_planes(image: Any) -> bool:
+    return bool(image.tile) and getattr(image, "tag_v2", {}).get(_PLANAR) == _IN_PLANES
 
 
 def ask_for_lower_bytes(image: Any) -> None:

@@ -11,6 +11,8 @@ from .metadata import Metadata, iptc_text, photoshop_block, shorten_exif, signat
 _SEGMENT = 65_533
 """Bytes that a JPEG's segment holds."""
 _XMP_HEAD = 29
+_SMALL_TEXT = 1000
+"""Characters of a PNG's text that are not worth packing."""
 _DESCRIPTION, _XMP, _IPTC = 270, 700, 33723  # a TIFF's tags
 _IPTC_HEAD = b"Photoshop 3.0\0"
 _NAMES = {"WEBP": "WebP"}
@@ -58,21 +60,29 @@ def _jpeg(metadata: Metadata) -> tuple[dict[str, Any], list[str]]:
 
 
 def _png(metadata: Metadata) -> tuple[dict[str, Any], list[str]]:
+    lost, profile = [], metadata.icc_profile
+    if profile and not _can_be_packed(profile):  # a PNG holds it packed alone
+        profile = None
+        lost.append("colour profile over 1 MB")
     texts = PngImagePlugin.PngInfo()
     texts.add_text("Software", signature(metadata))
     entries = dict(metadata.text)
     if metadata.comment:
         entries["Comment"] = metadata.comment
     for key, value in entries.items():
-        if value.isascii():
-            texts.add_text(key, value, zip=len(value) > 1000)
-        else:
-            texts.add_itxt(key, value, zip=len(value) > 1000)
+        add = texts.add_text if value.isascii() else texts.add_itxt
+        add(key, value, zip=len(value) > _SMALL_TEXT and _can_be_packed(value.encode()))
     if metadata.xmp:
         texts.add_itxt("XML:com.adobe.xmp", metadata.xmp.decode("utf-8", "replace"))
     if metadata.iptc:
-        texts.add_text(*iptc_text(metadata.iptc), zip=True)
-    return {"icc_profile": metadata.icc_profile, "exif": metadata.exif, "dpi": metadata.dpi, "pnginfo": texts}, []
+        key, value = iptc_text(metadata.iptc)
+        texts.add_text(key, value, zip=_can_be_packed(value.encode()))
+    return {"icc_profile": profile, "exif": metadata.exif, "dpi": metadata.dpi, "pnginfo": texts}, lost
+
+
+def _can_be_packed(data: bytes) -> bool:
+    """Whether Pillow opens a PNG with so many bytes in a packed chunk; it refuses more, which may be a bomb."""
+    return len(data) < PngImagePlugin.MAX_TEXT_CHUNK
 
 
 def _tiff(metadata: Metadata) -> tuple[dict[str, Any], list[str]]:

@@ -12,9 +12,13 @@ from .formats import READABLE
 
 @dataclass
 class Found:
-    """pictures: sorted by path. left_out: how many files of each suffix, or of another kind, are none."""
+    """pictures: sorted by path. left_out: how many files of each suffix, or of another kind, are none.
+
+    closed: folders that cannot be read.
+    """
 
     pictures: list[Path] = field(default_factory=list)
+    closed: list[Path] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
 
@@ -40,26 +44,27 @@ def image_files(folder: str | os.PathLike[str], recursive: bool = True) -> list[
 
 
 def _search(folder: Path, recursive: bool, found: Found, links: list[Path], seen: set[tuple[int, int]]) -> None:
-    status = folder.stat()
-    if (status.st_dev, status.st_ino) in seen:
-        found.left_out["link to a folder that is searched already"] += 1
-        return
-    seen.add((status.st_dev, status.st_ino))
     try:
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            found.left_out["link to a folder that is searched already"] += 1
+            return
+        seen.add((status.st_dev, status.st_ino))
         entries = sorted(folder.iterdir())
+        os.stat(os.path.join(folder, os.curdir))  # of some folders names may be listed, but no file reached
     except OSError:
-        found.left_out["folder that cannot be read"] += 1
+        found.closed.append(folder)
         return
     for path in entries:
         if path.name.startswith("."):
             found.left_out["hidden"] += 1
-        elif path.is_dir():
-            if recursive and path.is_symlink():
+        elif os.path.isdir(path):
+            if recursive and os.path.islink(path):
                 links.append(path)
             elif recursive:
                 _search(path, recursive, found, links, seen)
-        elif not path.is_file():
-            found.left_out["broken link" if path.is_symlink() else "special file"] += 1
+        elif not os.path.isfile(path):
+            found.left_out["broken link" if os.path.islink(path) else "special file"] += 1
         elif path.suffix.lower() in READABLE:
             found.pictures.append(path)
         else:

@@ -25,7 +25,8 @@ WRITABLE = {suffix: name for suffix, name in _ALWAYS.items() if name not in ("HE
 # MPO is the JPEG of many phones; listing the formats keeps Pillow from starting Ghostscript for an EPS file.
 _DECODERS = {*_ALWAYS.values(), "JXL", "MPO", "DIB"}
 
-LONGEST_SIDE = {"JPEG": 65_535, "WEBP": 16_383, "AVIF": 32_768, "GIF": 65_535}
+LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 32_768, "GIF": 65_535}
+"""In pixels; of JPEG it is libjpeg's limit, not the format's."""
 MOST_PIXELS = {"AVIF": 2**28}
 """Common decoders of AVIF refuse more, and longer sides."""
 WITH_ALPHA = {"PNG", "WEBP", "TIFF", "AVIF", "GIF"}

@@ -24,6 +24,8 @@ _ELSEWHERE = {_XMP, _IPTC, _PHOTOSHOP, 282, 283, 296}  # tags of a TIFF that are
 _IPTC_RESOURCE = 0x0404
 _DROPPED_FIRST = ("Exif", 0x927C), ("Exif", 0x9286)  # maker note, user comment
 _EXIF_WIDTH, _EXIF_HEIGHT = 0xA002, 0xA003
+_SRGB_GAMMA, _SRGB_CHROMATICITY = 1 / 2.2, (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+"""What a PNG says of sRGB in its gAMA and cHRM: the white point, then red, green and blue."""
 _IPTC_TEXT = "Raw profile type iptc"
 """The key under which ImageMagick and ExifTool keep IPTC in a PNG."""
 
@@ -76,6 +78,8 @@ def read_metadata(image: Image.Image) -> tuple[Metadata, list[str]]:
         what = "a gain map (HDR)" if re.search(rb"hdrgm:|GainMap", xmp) else "a short video (motion photo)"
         notes.append(f"it holds {what}, which was left out, and the XMP that describes it")
         xmp = None
+    if colors := _other_colors(image):
+        notes.append(f"its {' and '.join(colors)}, not sRGB's, were left out; its colours were taken for sRGB")
     metadata = Metadata(info.get("icc_profile") or None, exif, _dpi(image), xmp, iptc, _as_text(comment), text,
                         software(image))
     return metadata, notes
@@ -127,6 +131,7 @@ def _upright_exif(image: Image.Image) -> bytes | None:
 
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:
+    """Pixels an inch, across and down the picture when it is upright."""
     tags = getattr(image, "tag_v2", None)
     if tags is not None and (tags.get(282) is None or tags.get(296, 2) == 1):  # no resolution, or none with a unit
         return None
@@ -140,7 +145,29 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
             across, down = (float(value) for value in image.info["dpi"])
     except Exception:  # missing, or fractions of zero
         return None
-    return (across, down) if 1 < across < 1e5 and 1 < down < 1e5 else None
+    if not (1 < across < 1e5 and 1 < down < 1e5):
+        return None
+    return (down, across) if _lies_on_its_side(image) else (across, down)
+
+
+def _lies_on_its_side(image: Image.Image) -> bool:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    except Exception:  # as above: then it is not turned
+        return False
+
+
+def _other_colors(image: Image.Image) -> list[str]:
+    """What a PNG says of its colours that is not true of sRGB; a profile, and the mark of sRGB, count before that."""
+    info = image.info
+    if image.format != "PNG" or info.get("icc_profile") or "srgb" in info:
+        return []
+    gamma, chromaticity = info.get("gamma"), info.get("chromaticity", ())
+    found = ["gamma (gAMA)"] if gamma and abs(gamma - _SRGB_GAMMA) > 0.005 else []
+    if len(chromaticity) == 8 and any(
+            abs(value - expected) > 0.002 for value, expected in zip(chromaticity, _SRGB_CHROMATICITY, strict=True)):
+        found.append("primaries (cHRM)")
+    return found
 
 
 def _xmp(image: Image.Image) -> bytes | None:

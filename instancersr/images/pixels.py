@@ -67,19 +67,17 @@ def to_photo(image: Image.Image, metadata: Metadata = Metadata(), lower: Image.I
         PixelError: pixels of an unknown range, or of a kind that is not supported.
     """
     profile, alpha, deep, stretch, notes = metadata.icc_profile, None, None, 1, []
-    if image.mode.startswith("I"):
-        deep, stretch = _sixteen_bits(np.asarray(image))
+    if image.mode.startswith("I") or lower is not None:
+        levels = np.asarray(image) if lower is None else _joined(image, lower)
+        alpha = np.array(image.getchannel("A")) if image.mode == "RGBA" else _keyed_alpha(image, levels)
+        deep, stretch = _sixteen_bits(levels)
         image = Image.fromarray(to_8_bits(deep))
-        deep = np.repeat(deep[..., None], 3, 2)
+        deep = deep if deep.ndim == 3 else np.repeat(deep[..., None], 3, 2)
     elif image.has_transparency_data:  # an alpha channel, or a colour or palette entry that is transparent
         image = image.convert("RGBA" if image.mode not in ("LA", "La") else "LA")
         alpha = np.array(image.getchannel("A"))
     if image.mode == "F":  # its range is unknown, and Pillow would clip it to 0..255
         raise PixelError("floating-point pixels are not supported; save it as 8- or 16-bit")
-    if lower is not None:
-        deep = np.asarray(image.convert("RGB")).astype(np.uint16) << 8 | np.asarray(lower.convert("RGB"))
-        deep, stretch = _sixteen_bits(deep)
-        image = Image.fromarray(to_8_bits(deep))
     if alpha is not None and image.mode.endswith("A"):
         image = image.convert(image.mode.removesuffix("A"))
     if profile and not _fits(profile, image):
@@ -103,6 +101,20 @@ def to_photo(image: Image.Image, metadata: Metadata = Metadata(), lower: Image.I
 def to_8_bits(levels: np.ndarray) -> np.ndarray:
     """uint16 levels as uint8, rounded."""
     return ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _joined(upper: Image.Image, lower: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint16 of two pictures of bytes."""
+    return np.asarray(upper.convert("RGB")).astype(np.uint16) << 8 | np.asarray(lower.convert("RGB"))
+
+
+def _keyed_alpha(image: Image.Image, levels: np.ndarray) -> np.ndarray | None:
+    """Alpha (H, W) uint8 where a PNG names a level, or a colour, of its (H, W) or (H, W, 3) as the transparent one."""
+    key = image.info.get("transparency")
+    if key is None:
+        return None
+    clear = levels == np.asarray(key)
+    return np.where(clear if clear.ndim == 2 else clear.all(2), 0, 255).astype(np.uint8)
 
 
 def _sixteen_bits(levels: np.ndarray) -> tuple[np.ndarray, int]:

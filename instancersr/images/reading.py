@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from PIL import Image, ImageOps
 from ..errors import UserError, reason
 from .compression import jpeg_quality
 from .cut_off import complete_jpeg
-from .deep import ask_for_lower_bytes, is_deep_color
+from .deep import ask_for_lower_bytes, has_16_bits, is_deep_color, is_negative, mend_planes, positive
 from .formats import READABLE, decoders, has_heif
 from .metadata import PROGRAM, Metadata, read_metadata, software
 from .pixels import Photo, PixelError, to_8_bits, to_photo
@@ -109,14 +108,8 @@ def read_frames(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> I
 
 
 def _read_frame(path: Path, image: Image.Image, number: int, max_pixels: int) -> Photo:
-    try:
-        count = _frames(image)
-        image.seek(number)
-    except Exception as error:
-        raise ImageError(f"{path}: page {number + 1} is damaged ({reason(error)}); get a fresh copy") from error
-    if image.width * image.height > max_pixels:
-        raise _too_large(path, f"{image.width}x{image.height}", max_pixels)
-    deep = is_deep_color(image)
+    place, count = _turn_to(path, image, number, max_pixels)
+    deep, sixteen, negative = is_deep_color(image), has_16_bits(image), is_negative(image)
     format, quality, dropped = image.format, jpeg_quality(image), _other_pictures(image)
     # a PNG may have texts behind its pixels; other files are closed once these are read
     before = None if format == "PNG" else read_metadata(image)
@@ -124,24 +117,48 @@ def _read_frame(path: Path, image: Image.Image, number: int, max_pixels: int) ->
     metadata, notes = before or read_metadata(image)
     duration = image.info.get("duration")  # known once the frame is decoded
     notes = notes + missing
-    lower = None
     try:
-        if deep:
-            with _opened(path, max_pixels) as again:
-                assert again is not None
-                again.seek(number)
-                ask_for_lower_bytes(again)
-                again.load()
-                lower = upright(again)
-        photo = to_photo(upright(pixels), metadata, lower)
+        lower = _lower_bytes(path, place, max_pixels) if deep else None
+        whole = upright(pixels)
+        photo = to_photo(positive(whole) if negative else whole, metadata, lower)
     except PixelError as error:
         raise ImageError(f"{path}: {error}") from error
     if dropped and not any("gain map" in note for note in notes):
         notes.append(dropped)
+    if sixteen and photo.deep is None:
+        notes.append("it was read with 8 of its 16 bits; all 16 are kept of grey, RGB and RGBA with interleaved "
+                     "channels and plain alpha")
     return replace(photo, format=format, quality=quality, frames=count,
                    duration=round(duration) if duration else None, plays=_plays(image),
                    cut_off=bool(missing),
                    notes=tuple(f"{path}: {note}" for note in [*notes, *photo.notes]))
+
+
+def _turn_to(path: Path, image: Image.Image, number: int, max_pixels: int) -> tuple[int, int]:
+    """Makes a page or frame the current one, ready to be decoded; its place in the file, and how many there are."""
+    try:
+        count, place = _frames(image), number + _without_frame(image)
+        image.seek(place)
+    except Exception as error:
+        raise ImageError(f"{path}: page {number + 1} is damaged ({reason(error)}); get a fresh copy") from error
+    if image.width * image.height > max_pixels:
+        raise _too_large(path, f"{image.width}x{image.height}", max_pixels)
+    try:
+        mend_planes(image)
+    except PixelError as error:
+        raise ImageError(f"{path}: {error}") from error
+    return place, count
+
+
+def _lower_bytes(path: Path, place: int, max_pixels: int) -> Image.Image:
+    """Of a picture of 16-bit colour, upright."""
+    with _opened(path, max_pixels) as image:
+        assert image is not None
+        image.seek(place)
+        mend_planes(image)
+        ask_for_lower_bytes(image)
+        image.load()
+        return upright(image)
 
 
 def _decoded(path: Path, image: Image.Image) -> tuple[Image.Image, list[str]]:
@@ -169,7 +186,12 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def _frames(image: Image.Image) -> int:
-    return int(getattr(image, "n_frames", 1)) if image.format in _SEQUENCES else 1
+    return int(getattr(image, "n_frames", 1)) - _without_frame(image) if image.format in _SEQUENCES else 1
+
+
+def _without_frame(image: Image.Image) -> int:
+    """How many pictures stand before the frames: an animated PNG may have one, for viewers that play no animations."""
+    return int(getattr(image, "n_frames", 1) > 1 and getattr(image, "default_image", False))
 
 
 def _plays(image: Image.Image) -> int:
@@ -181,7 +203,9 @@ def _plays(image: Image.Image) -> int:
 
 
 def _other_pictures(image: Image.Image) -> str | None:
-    """What is said of pictures in a file that are none of its pages: of an MPO or HEIC."""
+    """What is said of pictures in a file that are none of its pages or frames: of an MPO or HEIC, or before them."""
+    if _without_frame(image):
+        return "the picture in it for viewers that play no animations was left out"
     count = getattr(image, "n_frames", 1)
     if image.format in _SEQUENCES or count < 2:
         return None
@@ -191,17 +215,14 @@ def _other_pictures(image: Image.Image) -> str | None:
 @contextmanager
 def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image | None]:
     """The open picture, nothing decoded; None for a raw file, which the package rawpy reads."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        image = _open(path, max_pixels)
-        if image is None:
-            yield None
-            return
-        with image:
-            if image.width * image.height > max_pixels:
-                raise _too_large(path, f"{image.width}x{image.height}", max_pixels)
-            yield image
+    image = _open(path, max_pixels)
+    if image is None:
+        yield None
+        return
+    with image:
+        if image.width * image.height > max_pixels:
+            raise _too_large(path, f"{image.width}x{image.height}", max_pixels)
+        yield image
 
 
 def _open(path: Path, max_pixels: int) -> Image.Image | None:

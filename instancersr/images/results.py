@@ -33,14 +33,17 @@ def write_result(path: Path, results: Sequence[tuple[np.ndarray, Photo]],
     """
     first = results[0][1]
     format = written_format(path.suffix) or ""
-    frames = [_frame(picture, photo, format) for picture, photo in results]
+    holds_16_bits = format in WITH_16_BITS and (format == "TIFF" or len(results) == 1)
+    deep = holds_16_bits and all(photo.deep is not None for _, photo in results)
+    frames = [_frame(picture, photo, deep) for picture, photo in results]
     notes = [note for _, photo in results for note in photo.notes]
-    if first.deep is not None and (format not in WITH_16_BITS or (format == "PNG" and len(frames) > 1)):
-        notes.append(f"{path}: {format} was given 8 of the source's 16 bits; PNG and TIFF pictures keep them")
-        if first.stretch > 1:
-            bits = 16 - (first.stretch.bit_length() - 1)
-            notes.append(f"{path}: the source uses {bits} of its 16 bits, so its levels were multiplied by "
-                         f"{first.stretch}")
+    stretches = {photo.stretch for _, photo in results if photo.deep is not None}
+    if stretches and not deep:
+        notes.append(f"{path}: {format} was given 8 of the source's 16 bits; "
+                     + ("not all of its pages have 16" if holds_16_bits else "PNG and TIFF pictures keep them"))
+        for stretch in sorted(stretches - {1}):
+            bits = 16 - (stretch.bit_length() - 1)
+            notes.append(f"{path}: the source uses {bits} of its 16 bits, so its levels were multiplied by {stretch}")
     written = write_frames(path, frames, metadata=first.metadata, compression=compression, plays=first.plays)
     return [*dict.fromkeys(notes), *written]
 
@@ -69,11 +72,11 @@ def as_image(picture: Image.Image, photo: Photo) -> Image.Image:
     return picture
 
 
-def _frame(picture: np.ndarray, photo: Photo, format: str) -> Frame:
+def _frame(picture: np.ndarray, photo: Photo, deep: bool) -> Frame:
     height, width = picture.shape[:2]
     alpha = None if photo.alpha is None else enlarge_alpha(photo.alpha, (width, height))
-    if photo.deep is not None and format in WITH_16_BITS:
-        deep = deepen(picture, photo.deep)
+    if deep and photo.deep is not None:
+        levels = deepen(picture, photo.deep)
         highest = 65_536 // photo.stretch - 1
-        picture = np.minimum(np.rint(deep / np.float32(photo.stretch)), highest).astype(np.uint16)
+        picture = np.minimum(np.rint(levels / np.float32(photo.stretch)), highest).astype(np.uint16)
     return Frame(picture, alpha, photo.duration)

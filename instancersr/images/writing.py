@@ -91,7 +91,7 @@ def write_frames(path: str | os.PathLike[str], frames: Sequence[Frame], *, metad
     metadata, lost = _fitting_profile(metadata, grey, format)
     options, unheld = save_options(metadata, format, (width, height))
     packing, inexact = _packing(format, compression, grey)
-    with _in_one_line(path), whole_file(path) as file:
+    with _in_one_line(path), whole_file(path, descriptor=False) as file:
         _save(file, format, frames, grey, options | packing, plays)
     return [f"{path}: {note}" for note in [*notes, *lost, *unheld, *inexact]]
 

@@ -15,11 +15,11 @@ from ..denoising import GRAIN_PARTS
 from ..doctor import CHECKSUMS, checksums, read_checksums, write_checksums
 from ..errors import UserError
 from ..files import whole_folder
-from ..model import INDEX, Model, find_model
+from ..model import INDEX, Model, find_model, read_json
 from ..tensors import same_shapes, stored_tensors
 from .graphs import write_graphs
+from .merging import load_pipeline
 from .method.models import BlockAutoencoder, MapDecoder, RestorationNetwork
-from .pipeline import InstanceRSRPipeline
 from .training.checkpoint import MODEL, PREFIX, newest_model
 
 PARTS: dict[str, tuple[str, Any]] = {
@@ -42,16 +42,22 @@ def export(source: str, output: Path, base: str = "builtin", grain: str | None =
             become the grain parts, which the control `denoise` needs. They are stored in half precision.
 
     Raises:
-        UserError: the run has no checkpoint with a model, `output` exists, or the grain's networks have other shapes.
+        UserError: the run has no checkpoint with a model, the model is damaged, `output` exists or lies in the model,
+            or the grain's networks have other shapes.
         OSError: there is no such model.
     """
     trained = _trained(Path(source))
+    copied = find_model(source).folder if trained is None else trained
+    is_whole = (copied / INDEX).is_file()
+    if is_whole and output.resolve().is_relative_to(copied.resolve()):
+        raise UserError(f"{output}: lies in the model {copied}, which would be copied into itself; name a folder "
+                        "outside it")
     with whole_folder(output) as folder:
-        if trained is None or (trained / INDEX).is_file():
-            shutil.copytree(trained or find_model(source).folder, folder, dirs_exist_ok=True,
-                            ignore=shutil.ignore_patterns("*.onnx", ".git*"))
+        if is_whole:
+            load_pipeline(str(copied))  # what is damaged is named where it lies, not in the copy
+            shutil.copytree(copied, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.onnx", ".git*"))
         else:
-            _complete(trained, folder, base)
+            _complete(copied, folder, base)
         if grain is not None:
             _add_grain(Model(folder), grain)
         write_graphs(folder)
@@ -70,13 +76,13 @@ def _trained(folder: Path) -> Path | None:
 
 def _complete(trained: Path, folder: Path, base: str) -> None:
     """The one part that a run trained, among the other parts of a model; grain parts went with the part before it."""
-    kind = json.loads((trained / "config.json").read_text()).get("_class_name")
+    kind = read_json(trained / "config.json").get("_class_name")
     if kind not in PARTS:
         raise UserError(f"{trained}: no model that this version can export ({kind})")
     name, part = PARTS[kind]
     network = part.from_pretrained(trained, low_cpu_mem_usage=False).eval()
     parts = {name: network} | (dict.fromkeys(GRAIN_PARTS.values()) if name in GRAIN_PARTS else {})
-    InstanceRSRPipeline.from_pretrained(base, **parts).save_pretrained(folder)
+    load_pipeline(base, **parts).save_pretrained(folder)
 
 
 def _add_grain(model: Model, grain: str) -> None:
@@ -86,6 +92,7 @@ def _add_grain(model: Model, grain: str) -> None:
         raise UserError(f"{grain}: this run trained one part alone; make a model of it first with: "
                         f"instancersr export {grain} OUT")
     other = find_model(grain if trained is None else str(trained))
+    load_pipeline(str(other.folder))  # what is damaged is named
     present = [part for part in GRAIN_PARTS if model.has(part)]
     if not present:
         raise UserError("--grain: this model has neither a restoration network nor a detail decoder")

@@ -11,13 +11,13 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from instancersr.denoising import GRAIN_PARTS
-from instancersr.errors import UserError
+from instancersr.errors import UserError, first_line
 from instancersr.files import whole_folder
 from instancersr.model import find_model
 
@@ -41,6 +41,7 @@ def merge_models(models: Sequence[tuple[str, float]], output: str | os.PathLike)
     Raises:
         UserError: shares do not sum to 1, the models differ in a network's shape or in the autoencoder, or `output`
             exists.
+            A model is damaged.
         OSError: a model cannot be read.
     """
     total = math.fsum(share for _, share in models)
@@ -50,14 +51,28 @@ def merge_models(models: Sequence[tuple[str, float]], output: str | os.PathLike)
         _merged(models).save_pretrained(folder)
 
 
-def _merged(models: Sequence[tuple[str, float]]) -> InstanceRSRPipeline:
+def load_pipeline(name: str, **overrides: Any) -> InstanceRSRPipeline:
+    """As `InstanceRSRPipeline.from_pretrained`, but that a damaged model is an error that names it.
+
+    Raises:
+        UserError: it cannot be loaded. OSError: there is no such model, or a file of it cannot be read.
+    """
     from .pipeline import InstanceRSRPipeline  # training adds weights up without it
 
-    merged = InstanceRSRPipeline.from_pretrained(models[0][0])
+    try:
+        return InstanceRSRPipeline.from_pretrained(name, **overrides)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # safetensors, torch and diffusers have their own exceptions for damaged files
+        raise UserError(f"{name}: this model cannot be loaded ({first_line(error)}); get a fresh copy") from error
+
+
+def _merged(models: Sequence[tuple[str, float]]) -> InstanceRSRPipeline:
+    merged = load_pipeline(models[0][0])
     grain = [part for part in GRAIN_PARTS.values() if all(find_model(name).has(part) for name, _ in models)]
     sums: dict[str, dict[str, Tensor]] = {part: {} for part in (*MERGED, *grain)}
     for name, share in models:
-        model = InstanceRSRPipeline.from_pretrained(name)
+        model = load_pipeline(name)
         _check_kin(merged, model, name)
         for part, weights in sums.items():
             add_weights(weights, getattr(model, part), share)

@@ -16,7 +16,7 @@ import gradio as gr
 from ..errors import UserError
 from ..presets import DENOISE, FIDELITY
 from ..recipe import QUALITIES, Quality
-from .session import Changes, Enlarged, Sessions
+from .session import Changes, Enlarged, Session, Sessions
 from .studio import Options, Outcome, Studio, address, compare_with, go_to, save
 from .tasks import Progress, Stopped, Task, Worker
 
@@ -93,16 +93,17 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
         def busy(working: bool) -> dict:
             return {start: gr.update(interactive=not working), cancel: gr.update(interactive=working)}
 
-        async def follow(key: str, work: Callable[[Task], Any],
+        async def follow(key: str, session: Session, work: Callable[[Task], Any],
                          finish: Callable[[Any], dict]) -> AsyncGenerator[dict, None]:
             """Updates of the page while a task waits and runs, and those that `finish` makes of its result."""
             try:
-                async with aclosing(worker.run(key, work)) as states:
-                    async for state in states:
-                        if isinstance(state, Progress):
-                            yield {status: _progress(state), **busy(True)}
-                        else:
-                            yield finish(state) | busy(False)
+                with sessions.working(session):
+                    async with aclosing(worker.run(key, work)) as states:
+                        async for state in states:
+                            if isinstance(state, Progress):
+                                yield {status: _progress(state), **busy(True)}
+                            else:
+                                yield finish(state) | busy(False)
             except Stopped:
                 yield {status: "<p>Cancelled.</p>", **busy(False)}
             except UserError as error:
@@ -134,7 +135,7 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                     link: _link(outcome.archive) if outcome.archive else ""}
 
             yield {viewer: None, panel: gr.update(visible=False), download: gr.update(visible=False), link: ""}
-            async with aclosing(follow(str(request.session_hash), work, finish)) as updates:
+            async with aclosing(follow(str(request.session_hash), session, work, finish)) as updates:
                 async for update in updates:
                     yield update
 
@@ -156,7 +157,7 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                              request: gr.Request) -> AsyncGenerator[dict, None]:
                 try:
                     session, result = sessions.find(str(request.session_hash))
-                    changes, label = act(result.changes, number, more, value)
+                    act(result.changes, number, more, value)  # what is not chosen is said at once
                 except UserError as error:
                     yield {status: _problems([str(error)])}
                     return
@@ -165,9 +166,11 @@ def build_page(studio: Studio, worker: Worker, sessions: Sessions) -> gr.Blocks:
                     return {status: "<p>Done.</p>", link: ""} | shown(result, number)
 
                 def work(task: Task) -> None:
+                    # only now: while it waited in line, the changes before it were made
+                    changes, label = act(result.changes, number, more, value)
                     studio.change(session, result, changes, label, task)
 
-                async with aclosing(follow(str(request.session_hash), work, finish)) as updates:
+                async with aclosing(follow(str(request.session_hash), session, work, finish)) as updates:
                     async for update in updates:
                         yield update
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ class Enlarged:
     versions: all that were made, the original first. at: number of the one that is shown. against: of the one beside
     it; None: the photo before.
     picture: that one's. ids: its objects, (H, W) int32, 0: none; None where they were not asked for.
+    saved: by the number of a version and a suffix, the file that was downloaded, and the notes on it.
     view: what the page shows.
     """
 
@@ -117,6 +119,7 @@ class Enlarged:
     versions: list[Version] = field(default_factory=list)
     at: int = 0
     against: int | None = None
+    saved: dict[tuple[int, str], tuple[Path, list[str]]] = field(default_factory=dict)
     view: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -138,6 +141,8 @@ class Session:
         self.result: Enlarged | None = None
         self.pixels = 0
         """How much is kept here: pixels of the results."""
+        self.tasks = 0
+        """How many of its tasks wait or run."""
 
     def new_file(self, name: str) -> Path:
         """A path for a file; the URL differs from all before, so that no browser shows an old picture."""
@@ -151,7 +156,8 @@ class Sessions:
 
     Args:
         root: folder for their files.
-        kept_pixels: results of more pixels than this, together, make the oldest ones go.
+        kept_pixels: results of more pixels than this, together, make those go that were longest unused; never one
+            whose task waits or runs, nor the one that was used last.
     """
 
     def __init__(self, root: Path, kept_pixels: int = KEPT_PIXELS):
@@ -171,7 +177,19 @@ class Sessions:
     def keep(self, session: Session, pixels: int, result: Enlarged | None = None) -> None:
         """Notes what a session holds; the sessions that were longest unused go where it is too much for all."""
         session.pixels, session.result = pixels, result
+        self._renew(session)
         self._let_go()
+
+    @contextmanager
+    def working(self, session: Session) -> Iterator[None]:
+        """While one of its tasks waits or runs: the session does not go."""
+        session.tasks += 1
+        try:
+            yield
+        finally:
+            session.tasks -= 1
+            self._renew(session)
+            self._let_go()
 
     def find(self, key: str) -> tuple[Session, Enlarged]:
         """The visitor's session and result.
@@ -191,9 +209,17 @@ class Sessions:
         if session is not None:
             shutil.rmtree(session.folder, ignore_errors=True)
 
+    def _renew(self, session: Session) -> None:
+        """Makes it the one that was used last, unless it has gone."""
+        for key in [key for key, each in self._sessions.items() if each is session]:
+            self._sessions.move_to_end(key)
+
     def _let_go(self) -> None:
-        while len(self._sessions) > 1 and (len(self._sessions) > KEPT_SESSIONS or self._pixels() > self._kept_pixels):
-            self.drop(next(iter(self._sessions)))
+        for key in list(self._sessions)[:-1]:
+            if len(self._sessions) <= KEPT_SESSIONS and self._pixels() <= self._kept_pixels:
+                return
+            if not self._sessions[key].tasks:
+                self.drop(key)
 
     def _pixels(self) -> int:
         return sum(session.pixels for session in self._sessions.values())

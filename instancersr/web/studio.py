@@ -210,17 +210,21 @@ def _merged(result: Enlarged, changes: Changes) -> np.ndarray:
 
 
 def save(session: Session, result: Enlarged, suffix: str) -> tuple[Path, list[str]]:
-    """A file to keep, and a line for each thing that its format could not keep.
+    """A file to keep, and a line for each thing that its format could not keep; of each version and suffix one file.
 
     Raises:
         UserError: the format cannot hold this picture.
     """
+    version = result.at, suffix
+    if version in result.saved:
+        return result.saved[version]
     path = session.new_file(f"{result.name}{suffix}")
     try:
         notes = write_result(path, [(np.asarray(result.picture), result.photo)])
     except ImageError as error:
         raise UserError(str(error).replace(str(path), path.name)) from error
-    return path, _notes(notes, result, path)
+    result.saved[version] = path, _notes(notes, result, path)
+    return result.saved[version]
 
 
 def address(path: Path) -> str:

@@ -1,13 +1,15 @@
 """Which file becomes which: each source has a result of its own, the same in every run; what is left out is told."""
 
+import errno
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from instancersr.batch.planning import RESULTS, plan_jobs
+from instancersr.batch.planning import RESULTS, find_problems, plan_jobs
 from instancersr.images.folders import counted, search
 from instancersr.images.writing import write_image
 
@@ -118,6 +120,52 @@ def test_linked_folders_are_followed_once_and_loops_end():
     found = search("m")
     assert [str(path) for path in found.pictures] == ["m/0link/p.png", "m/sub/a.png"]
     assert found.left_out == {"link to a folder that is searched already": 2}
+
+
+def test_an_odd_path_is_a_problem_of_its_own_and_the_others_are_planned(monkeypatch):
+    """Such as a folder whose names may be listed, but nothing in it reached; it is mimicked, as root reaches all."""
+    def closed(path, *_, real, **options) -> os.stat_result:
+        if "barred/" in os.fspath(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path, **options)
+
+    save("m/a.png", "m/barred/b.png")
+    os.symlink("loop.png", "m/loop.png")
+    for name in ("stat", "lstat"):
+        monkeypatch.setattr(os, name, partial(closed, real=getattr(os, name)))
+    inputs = ["m", "m/loop.png", f"{'n' * 300}.png", "m/barred/b.png"]
+    plan = plan_jobs([Path(each) for each in inputs], Path("out"), "_x4", ".png", True)
+    find_problems(plan.jobs, overwrite=False)
+    problems = {str(job.source): job.problem for job in plan.jobs if job.problem}
+    assert set(problems) == {"m/barred", *inputs[1:]}
+    assert "cannot be read; check its permissions" in problems["m/barred"]
+    assert [str(job.source) for job in plan.skip_finished().jobs if not job.problem] == ["m/a.png"]
+    assert plan.left_out == {"broken link": 1}
+
+
+def test_a_folder_is_listed_once_however_many_of_its_files_are_named(monkeypatch):
+    for number in range(5):
+        save(f"m/{number}.png", f"m/{number}.jpg")
+    listed = []
+    for function in (os.scandir, os.listdir):
+        monkeypatch.setattr(os, function.__name__, lambda path, real=function: listed.append(str(path)) or real(path))
+    assert len(targets(*(f"m/{number}.png" for number in range(5)))) == 5
+    assert listed == ["m"]
+
+
+def test_maps_of_pictures_whose_results_differ_by_their_suffix_alone_do_not_collide():
+    frames = [Image.new("RGB", (20, 16), color) for color in ("red", "blue")]
+    frames[0].save("a.gif", save_all=True, append_images=frames[1:])
+    save("a.png", "b.png", "b.jpg", "c.png")
+    plan = plan_jobs([Path(".")], None, "_x4", None, True)
+    find_problems(plan.jobs, overwrite=False)
+    assert not [job.problem for job in plan.jobs if job.problem]
+    assert {str(job.source): (job.output.name, job.instances.name) for job in plan.jobs} == {
+        "a.gif": ("a_x4.gif", "a_gif_instances.png"), "a.png": ("a_x4.png", "a_png_instances.png"),
+        "b.jpg": ("b_jpg_x4.png", "b_jpg_instances.png"), "b.png": ("b_png_x4.png", "b_png_instances.png"),
+        "c.png": ("c_x4.png", "c_instances.png")}
+    [alone] = plan_jobs([Path("a.png")], None, "_x4", None, True).jobs
+    assert alone.instances.name == "a_png_instances.png"
 
 
 def test_a_source_of_several_pages_keeps_its_format_unless_another_is_asked_for():

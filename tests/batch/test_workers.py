@@ -1,10 +1,12 @@
 """A batch on several processes or a cluster: the same pictures, and a bad file or a dead worker stops nothing."""
 
+import multiprocessing
 import os
 import pickle
 import signal
 import threading
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
+from instancersr.batch.jobs import Job
 from instancersr.batch.planning import plan_jobs
 from instancersr.batch.workers import Call, run_cluster, run_here, run_local
 from instancersr.errors import MissingPackage, ModelError, UserError
@@ -63,6 +66,41 @@ def test_processes_make_the_same_pictures_and_one_that_is_killed_is_replaced(fol
         assert np.array_equal(ours, theirs)
 
 
+@dataclass(frozen=True)
+class Deadly(Call):
+    """Kills the process that does 1.png, as the system does for want of memory."""
+
+    signal: int = signal.SIGKILL
+
+    def arguments(self, job: Job) -> dict:
+        if job.source.name == "1.png":
+            os.kill(os.getpid(), self.signal)
+        return super().arguments(job)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_picture_whose_processes_are_killed_is_its_own_error_and_the_others_are_made(folder, call, expected, number):
+    deadly = Deadly(call.model, "cpu", threads=1, seed=3, options=call.options, signal=number)
+    errors = {result.job.source.name: result.error for result in run_local(jobs(folder, "local"), deadly, 2)}
+    assert len(errors) == 4
+    assert [name for name, error in sorted(errors.items()) if error] == ["1.png", "text.jpg"]
+    assert errors["1.png"].startswith(f"error: {folder / '1.png'}: ") and "killed" in errors["1.png"]
+    assert "--jobs" in errors["1.png"]
+    for ours, theirs in zip(expected[::2], pixels(folder, "local"), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+def test_workers_end_with_a_batch_that_is_given_up(folder, call):
+    """As where SIGTERM raises an exception between two results; those in work are not waited for."""
+    slow = replace(call, options={"num_inference_steps": 1000})
+    for name in ("1.png", "2.png"):
+        Image.new("RGB", (400, 400)).save(folder / name)
+    results = run_local(jobs(folder, "local")[-1:] + jobs(folder, "local")[1:3], slow, 2)
+    assert next(results).job.source.name == "text.jpg"
+    results.close()
+    assert not multiprocessing.active_children() and pixels(folder, "local") == []
+
+
 def test_a_model_that_cannot_be_loaded_ends_the_batch(folder, tmp_path):
     with pytest.raises(ModelError, match="cannot load the model"):
         list(run_here(jobs(folder, "none"), Call(str(tmp_path / "no-model"), "cpu"), lambda _: None, lambda *_: None))
@@ -80,7 +118,6 @@ def test_a_cluster_that_is_not_there_is_one_line(folder, call):
     pytest.importorskip("ray", reason="the extra 'scale' is not installed")
     with pytest.raises(UserError, match="--ray 127.0.0.1:1: no cluster answers"):
         list(run_cluster(jobs(folder, "ray"), call, "127.0.0.1:1"))
-
 
 
 def test_a_package_that_workers_miss_is_the_same_line():

@@ -327,6 +327,21 @@ def test_edits_that_cannot_be_are_named(upscale, arguments, code, message):
     assert written() == before
 
 
+@pytest.mark.parametrize("arguments", [["--instance", "5,5=0"], ["--resample", "5,5", "--seed", "3"],
+                                       ["--merge", "1,2", "--instances"]])
+@pytest.mark.parametrize("name", ["a.tif", "a.gif"])
+def test_edits_are_not_of_several_pages_or_frames(upscale, name, arguments):
+    """Each page has objects of its own; of a result that holds the first alone, that one is edited."""
+    animation(name)
+    code, out, err = upscale(name, *arguments, model="no-such-model")
+    assert code == 1 and out == [] and err == [
+        f"error: {name}: it has 3 pages or frames, and --instance, --resample and --merge are for one picture; save "
+        "each as a file of its own", "0 done, 1 failed"]
+    assert written() == [name]
+    if "--merge" not in arguments:
+        assert upscale(name, *arguments, "--format", "jpg")[0] == 0
+
+
 def test_colour_table_has_no_colour_twice():
     from instancersr.batch.jobs import id_colors
 
@@ -488,7 +503,7 @@ def test_a_missing_model_is_one_line(upscale):
     ["a.png", "--tile", "8"], ["a.png", "--device", "tpu"], ["a.png", "-o", "b.gif"], ["a.png", "--no-such"],
     ["a.png", "b.png", "-o", "one.png"], ["a.png", "-o", "file"], [""], ["a.png", ""], ["a.png", "-o", ""],
     ["a.png", "--scale", "nan"], ["a.png", "--fidelity", "nan"], ["a.png", "--denoise", "nan"],
-    ["a.png", "--strength", "nan"],
+    ["a.png", "--strength", "nan"], [".", "--watch", "--overwrite"], ["a.png", "--skip-existing", "--overwrite"],
 ])  # fmt: skip
 def test_usage_errors_have_exit_code_2(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
@@ -502,6 +517,15 @@ def test_a_folder_to_watch_that_is_not_there_is_called_so(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["upscale", "missing", "--watch"])
     assert result.exit_code == 2 and "no such folder: missing" in result.stderr
+
+
+def test_ctrl_c_in_the_first_look_at_a_watched_folder_ends_it(upscale, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    Path("in").mkdir()
+    monkeypatch.setattr("instancersr.batch.planning.search", interrupt)
+    assert upscale("in", "--watch") == (0, [], ["0 done"])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
@@ -549,6 +573,26 @@ def test_ctrl_c_with_several_jobs_counts_all_that_is_written_and_the_second_give
                                  "4long.png", "5long.png", "6long.png"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_sigterm_ends_with_143_and_leaves_no_half_file_and_no_copy_of_stdin(tiny_model, tmp_path):
+    """It comes while the result is written, after which a line says where it went."""
+    (tmp_path / "temporary").mkdir()
+    code = ("import os, signal, sys\n"
+            "def during(event, arguments):\n"
+            "    if event == 'os.rename' and str(arguments[0]).endswith('.part'):\n"
+            "        os.kill(os.getpid(), signal.SIGTERM)\n"
+            "from instancersr.cli import main\n"
+            "sys.addaudithook(during)\n"
+            "main()\n")
+    done = subprocess.run([sys.executable, "-c", code, "upscale", "-", "-o", str(tmp_path / "b.png"), "--model",
+                           str(tiny_model), "--steps", "1"], input=save(str(tmp_path / "a.png")).read_bytes(),
+                          capture_output=True, timeout=120, cwd=Path(__file__).parents[2],
+                          env=os.environ | {"TMPDIR": str(tmp_path / "temporary")})
+    assert (done.returncode, done.stdout, done.stderr) == (143, b"", b"")
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file() and path.name != ".ses"]  # ONNX Runtime's own
+    assert left == ["a.png"]
+
+
 # ---------------------------------------------------------------------------------------------------- train
 
 
@@ -586,6 +630,25 @@ def test_a_closed_pipe_is_one_line(tmp_path, closed, said):
     done = subprocess.run(["sh", "-c", f"{sys.executable} -m instancersr upscale {source} -o - {closed}"], text=True,
                           capture_output=True, timeout=120, cwd=Path(__file__).parents[2], stdin=subprocess.DEVNULL)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and said in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell's syntax")
+def test_a_picture_is_made_though_stderr_is_closed(tiny_model, tmp_path):
+    save(str(tmp_path / "a.png"))
+    script = f"{sys.executable} -m instancersr upscale {tmp_path} --model {tiny_model} --steps 1 2>&-"
+    done = subprocess.run(["sh", "-c", script], stdout=subprocess.PIPE, timeout=120, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0 and b"a_x4.png" in done.stdout and (tmp_path / "a_x4.png").exists()
+
+
+def test_a_name_that_the_terminal_cannot_show_is_spelled_out(tiny_model, tmp_path):
+    source = save(str(tmp_path / "日本.png"))
+    command = [sys.executable, "-m", "instancersr", "upscale", str(source), str(tmp_path / "無.png"), "--model",
+               str(tiny_model), "--steps", "1"]
+    done = subprocess.run(command, capture_output=True, timeout=120, cwd=Path(__file__).parents[2],
+                          env=os.environ | {"PYTHONIOENCODING": "cp1252"})
+    assert done.returncode == 1 and b"\\u65e5\\u672c.png -> " in done.stdout
+    assert b"\\u7121.png: no such file" in done.stderr and b"1 done, 1 failed" in done.stderr
+    assert written(tmp_path) == ["日本.png", "日本_x4.png"]
 
 
 def pipe(tiny_model, given: bytes, *arguments) -> subprocess.CompletedProcess:
@@ -650,6 +713,16 @@ def test_a_run_that_skips_what_exists_makes_what_is_missing_and_overwrites_nothi
     assert written() == ["a.png", "a_instances.json", "a_instances.png", "a_x4.png"]
     assert Path("a_x4.png").read_bytes() == before
     assert upscale("a.png", "--instances", "--skip-existing")[2] == ["0 done, 1 skipped: there is a result already"]
+
+
+def test_a_map_that_is_kept_beside_a_new_picture_is_named(upscale):
+    save("a.png")
+    assert upscale("a.png", "--instances")[0] == 0
+    before = Path("a_instances.png").read_bytes()
+    code, _, err = upscale("a.png", "--scale", 2, "--instances", "--skip-existing")
+    assert code == 0 and Path("a_instances.png").read_bytes() == before
+    assert [line.partition(": it exists and was kept, so it may be of another picture than a_x2.png")[0] for line in err
+            ] == ["note: a_instances.png", "note: a_instances.json", "1 done"]
 
 
 def test_a_picture_that_fails_and_is_done_later_is_no_failure_in_the_sum():

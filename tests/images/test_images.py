@@ -12,7 +12,7 @@ from raw_png import png
 
 from instancersr.images.folders import image_files
 from instancersr.images.metadata import Metadata
-from instancersr.images.reading import MAX_PIXELS, ImageError, read_image
+from instancersr.images.reading import MAX_PIXELS, ImageError, read_frames, read_image
 from instancersr.images.writing import check_writable, write_image
 
 needs_avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
@@ -215,6 +215,29 @@ def test_too_large_is_refused_by_its_header(tmp_path, width, height):
     assert "80 megapixels" in message
 
 
+def test_a_size_that_pillow_warns_of_is_judged_by_our_limit(tmp_path):
+    (tmp_path / "big.png").write_bytes(png(10_000, 10_000, 8, 2, b""))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert "10000x10000 is over the limit of 80 megapixels" in error_of(tmp_path / "big.png")
+        with pytest.raises(ImageError, match="damaged or cut off"):  # large enough, but without pixels
+            read_image(tmp_path / "big.png", 100_000_000)
+
+
+def test_reading_in_threads_leaves_the_filters_of_warnings_alone(tmp_path, rgb):
+    """They belong to the whole process: `warnings.catch_warnings` in two threads restores what the other one set."""
+    for number in range(2):
+        Image.fromarray(rgb).save(tmp_path / f"{number}.tif", save_all=True, append_images=[Image.fromarray(rgb)])
+    before = list(warnings.filters)
+    first, second = (read_frames(tmp_path / f"{number}.tif") for number in range(2))
+    for frames in (first, second):
+        next(frames)
+        assert warnings.filters == before
+    first.close()  # in this order two threads end as well
+    second.close()
+    assert warnings.filters == before
+
+
 def test_the_limit_holds_where_pillow_has_none(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     (tmp_path / "big.png").write_bytes(png(60_000, 60_000, 8, 2, b""))
@@ -295,6 +318,29 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, rgb, monkeypa
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.png", "old")]
 
 
+@pytest.fixture
+def limit_files():
+    """Files of this process end at so many bytes: a write across it is short, as on a full disk, the next one fails."""
+    resource = pytest.importorskip("resource", reason="needs limits of Unix")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".bmp", ".png", ".tif", ".webp", pytest.param(".avif", marks=needs_avif)])
+@pytest.mark.parametrize("missing", [1, 5000])
+def test_a_file_of_which_the_disk_takes_only_a_part_is_no_result(tmp_path, limit_files, suffix, missing):
+    """Pillow's own writing through a descriptor passes over a last write that is short."""
+    noise = np.random.default_rng(0).integers(0, 256, (120, 130, 3), np.uint8)
+    write_image(tmp_path / f"a{suffix}", noise)
+    size = (tmp_path / f"a{suffix}").stat().st_size
+    (tmp_path / f"a{suffix}").write_text("old")
+    limit_files(size - missing)
+    with pytest.raises(ImageError, match="cannot be written"):
+        write_image(tmp_path / f"a{suffix}", noise)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(f"a{suffix}", "old")]
+
+
 def test_unwritable_targets_are_refused_before_the_work(tmp_path, rgb):
     reasons = {"a.xyz": "cannot write a .xyz", "a": "suffix-less", "no/a.png": "does not exist"}
     for name, reason in reasons.items():
@@ -305,6 +351,10 @@ def test_unwritable_targets_are_refused_before_the_work(tmp_path, rgb):
         check_writable(tmp_path / "dir.png")
     with pytest.raises(ImageError, match="16384x20 is beyond the 16383 pixels of WEBP"):
         check_writable(tmp_path / "a.webp", 16384, 20)
+    with pytest.raises(ImageError, match="65501x20 is beyond the 65500 pixels of JPEG"):
+        check_writable(tmp_path / "a.jpg", 65_501, 20)
+    write_image(tmp_path / "a.jpg", np.zeros((1, 65_500, 3), np.uint8))  # what is let through can be written
+    (tmp_path / "a.jpg").unlink()
     check_writable(tmp_path / "a.png", 70_000, 20)
     assert [p.name for p in tmp_path.iterdir()] == ["dir.png"]
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, features
 
 from instancersr.images.formats import RAW, READABLE
-from instancersr.images.reading import ImageError, read_frames, read_image
+from instancersr.images.reading import ImageError, read_frames, read_header, read_image
 from instancersr.images.results import dropped_frames, write_result
 
 
@@ -164,6 +164,22 @@ def test_an_animation_is_shown_as_often_as_its_source(tmp_path, source, loop, ta
     write_result(tmp_path / f"b{target}", [(photo.rgb, photo) for photo in photos])
     with Image.open(tmp_path / f"b{target}") as back:
         assert back.n_frames == 2 and back.info.get("loop") == expected
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_picture_that_an_animation_does_not_show_is_no_frame_of_it(tmp_path, number):
+    still, *frames = (Image.fromarray(noise(seed)) for seed in range(number + 1))
+    durations = [100, 240, 60][:number]
+    still.save(tmp_path / "a.png", save_all=True, append_images=frames, default_image=True, duration=durations)
+    photos = list(read_frames(tmp_path / "a.png"))
+    assert [photo.duration for photo in photos] == durations and {photo.frames for photo in photos} == {number}
+    for photo, frame in zip(photos, frames, strict=True):
+        np.testing.assert_array_equal(photo.rgb, np.asarray(frame))
+    assert read_header(tmp_path / "a.png").frames == number
+    notes = write_result(tmp_path / "b.png", [(photo.rgb, photo) for photo in photos])
+    assert len(notes) == 1 and "for viewers that play no animations was left out" in notes[0]
+    with Image.open(tmp_path / "b.png") as back:
+        assert back.n_frames == number and not back.default_image
 
 
 def test_a_second_picture_in_a_jpeg_is_named(tmp_path):

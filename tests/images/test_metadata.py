@@ -1,10 +1,12 @@
 """What stands beside the pixels goes over to the result, as far as its format can hold it, and the rest is named."""
 
+import struct
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin, features
+from raw_png import png
 
 from instancersr.images.metadata import PROGRAM, Metadata
 from instancersr.images.pixels import Photo
@@ -56,7 +58,7 @@ def test_what_a_format_holds_is_there_and_the_rest_is_named(tmp_path, source, su
     for name, value in (("comment", "hello"), ("iptc", IPTC)):
         assert (getattr(kept, name) == value) != (("IPTC" if name == "iptc" else name) in said), name
     assert (kept.xmp is not None) != ("XMP" in said)
-    assert kept.dpi == pytest.approx((300, 240), abs=0.01)
+    assert kept.dpi == pytest.approx((240, 300), abs=0.01)  # turned as the picture was
     if suffix == ".bmp":
         assert "EXIF" in said
         return
@@ -82,6 +84,21 @@ def test_resolution_is_kept_and_a_file_without_one_gets_none(tmp_path, suffix):
         assert found == (pytest.approx(dpi, abs=0.01) if dpi else None)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_the_resolution_turns_with_the_picture(tmp_path, suffix, orientation):
+    """Inches say how large the picture is in print: a wide one that lies on its side is a high one."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    if suffix == ".webp":  # there it stands in EXIF alone
+        exif[282], exif[283], exif[296] = 300.0, 150.0, 2
+    Image.fromarray(picture(30, 30)).save(tmp_path / f"a{suffix}", exif=exif, dpi=(300, 150))
+    photo = read_image(tmp_path / f"a{suffix}")
+    write_result(tmp_path / "b.png", results(photo))
+    found = read_image(tmp_path / "b.png").metadata.dpi
+    assert found == pytest.approx((300, 150) if orientation < 5 else (150, 300), abs=0.02)
+
+
 def test_texts_of_a_png_stay_in_a_png_and_are_named_elsewhere(tmp_path):
     texts = PngImagePlugin.PngInfo()
     texts.add_text("Author", "me")
@@ -92,6 +109,47 @@ def test_texts_of_a_png_stay_in_a_png_and_are_named_elsewhere(tmp_path):
     assert read_image(tmp_path / "b.png").metadata.text == {"Author": "me", "Title": "Größe"}
     (note,) = write_result(tmp_path / "b.jpg", results(photo))
     assert "Author" in note and "Title" in note
+
+
+@pytest.mark.parametrize("text", ["{abc123}," * 200_000, "ü" * 700_000, "a" * (2**20 - 1), "a" * 2**20],
+                         ids=["long", "long in UTF-8", "below the limit", "at the limit"])
+def test_a_png_with_long_texts_opens(tmp_path, text):
+    """Pillow refuses a packed text that unpacks to more than 1 MiB, and with it the picture."""
+    records = b"\x1c\x02\x78\x84\0" + (600_000).to_bytes(4, "big") + bytes(600_000)
+    assert write_image(tmp_path / "a.png", picture(), metadata=Metadata(text={"workflow": text}, iptc=records)) == []
+    kept = read_image(tmp_path / "a.png").metadata
+    assert kept.text == {"workflow": text} and kept.iptc == records
+
+
+def test_texts_of_a_png_that_can_be_packed_are_small(tmp_path):
+    write_image(tmp_path / "a.png", picture(), metadata=Metadata(text={"workflow": "{abc123}," * 100_000}))
+    assert (tmp_path / "a.png").stat().st_size < 20_000
+
+
+def test_a_colour_profile_that_no_png_can_be_opened_with_is_left_out_and_named(tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes().ljust(2**20, b"\0")
+    (note,) = write_image(tmp_path / "a.png", picture(), metadata=Metadata(icc_profile=profile))
+    assert "colour profile over 1 MB" in note
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png").rgb, picture())
+    assert write_image(tmp_path / "a.tif", picture(), metadata=Metadata(icc_profile=profile)) == []
+    assert read_image(tmp_path / "a.tif").metadata.icc_profile == profile
+
+
+SRGB_COLORS = (31_270, 32_900, 64_000, 33_000, 30_000, 60_000, 15_000, 6_000)
+P3_COLORS = (31_270, 32_900, 68_000, 32_000, 26_500, 69_000, 15_000, 6_000)
+
+
+@pytest.mark.parametrize(("gamma", "colors", "more", "said"), [
+    (45_455, SRGB_COLORS, (), ""), (45_455, P3_COLORS, (), "primaries (cHRM)"),
+    (100_000, SRGB_COLORS, (), "gamma (gAMA)"), (55_556, P3_COLORS, (), "gamma (gAMA) and primaries (cHRM)"),
+    (100_000, P3_COLORS, ((b"sRGB", b"\0"),), "")])
+def test_a_png_with_colours_of_its_own_says_that_they_were_taken_for_srgb(tmp_path, gamma, colors, more, said):
+    chunks = ((b"gAMA", struct.pack(">I", gamma)), (b"cHRM", struct.pack(">8I", *colors)), *more)
+    rows = b"".join(b"\0" + row.tobytes() for row in picture())
+    (tmp_path / "a.png").write_bytes(png(24, 20, 8, 2, rows, chunks))
+    notes = write_result(tmp_path / "b.png", results(read_image(tmp_path / "a.png")))
+    assert [f"{tmp_path / 'a.png'}: its {said}, not sRGB's, were left out; its colours were taken for sRGB"
+            ] * bool(said) == notes
 
 
 def test_exif_over_64_kb_loses_its_largest_parts_in_a_jpeg_and_the_picture_is_written(tmp_path):

@@ -108,13 +108,13 @@ def papers(**config) -> InstanceRSRPipeline:
     return InstanceRSRPipeline(autoencoder, None, transformer, control, scheduler, default_steps=3)
 
 
-def compact(tokens: bool, skip: bool) -> InstanceRSRPipeline:
+def compact(tokens: bool, skip: bool, noise_skip: bool = True) -> InstanceRSRPipeline:
     from instancersr.lab.method.models import BlockAutoencoder
 
     torch.manual_seed(1)
     autoencoder = BlockAutoencoder(latent_channels=4, refine_channels=4 if skip else 0)
     autoencoder.fit([torch.rand(2, 3, 64, 64) * 2 - 1])
-    transformer = randomized(JointDiT(8, 8, width=32, depth=2, heads=2, residual_std=[0.5] * 8))
+    transformer = randomized(JointDiT(8, 8, width=32, depth=2, heads=2, residual_std=[0.5] * 8, noise_skip=noise_skip))
     scheduler = DDIMScheduler(prediction_type="sample", clip_sample=False, rescale_betas_zero_snr=True,
                               timestep_spacing="trailing")
     detail = randomized(DetailDecoder(8, 8, 1, token_channels=32 if tokens else 0, feature_skip=skip))
@@ -127,6 +127,7 @@ MODELS = {
         frequency_shift=1, mlp_norm_eps=1e-5),
     "decoder": lambda: compact(False, False), "tokens": lambda: compact(True, False),
     "tokens, skip, refined latents": lambda: compact(True, True),
+    "clean latents predicted": lambda: compact(True, True, noise_skip=False),
 }
 
 

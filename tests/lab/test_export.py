@@ -1,5 +1,7 @@
 """Training runs become models that an upscale runs: finished, stopped, and of one part alone."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -112,3 +114,27 @@ def test_what_cannot_be_exported_is_one_line(tiny_model, tmp_path):
         result = export(tmp_path / source, tmp_path / output)
         assert result.exit_code in (1, 2) and message in result.stderr and len(result.stderr.splitlines()) == 1
         assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "run"]
+
+
+def test_a_model_is_not_copied_into_itself(tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "m")
+    (tmp_path / "link").symlink_to(tmp_path / "m")
+    before = sorted(tmp_path.rglob("*"))
+    for output in ("m/out", "m/a/b", "link/out"):
+        result = export(tmp_path / "m", tmp_path / output)
+        assert result.exit_code == 2 and "copied into itself" in result.stderr and result.stderr.count("\n") == 1
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("file", "content"), [
+    ("model_index.json", b"{"), ("model_index.json", b"[]"), ("model_index.json", b"\xff"), ("model_index.json", b"{}"),
+    ("model_index.json", b'{"transformer": ["instancersr"]}'), ("transformer/config.json", b"{"),
+    ("scheduler/scheduler_config.json", b"{"), ("restoration/diffusion_pytorch_model.safetensors", b"no weights")])
+def test_a_damaged_model_is_named_where_it_lies(tiny_model, tmp_path, file, content):
+    shutil.copytree(tiny_model, tmp_path / "m")
+    (tmp_path / "m" / file).write_bytes(content)
+    merged = CliRunner().invoke(app, ["merge", str(tmp_path / "out"), f"{tiny_model}=0.5", f"{tmp_path / 'm'}=0.5"])
+    for result in (export(tmp_path / "m", tmp_path / "out"), merged):
+        assert result.exit_code in (1, 2) and isinstance(result.exception, SystemExit)
+        assert str(tmp_path / "m") in result.stderr and result.stderr.count("\n") == 1
+        assert [path.name for path in tmp_path.iterdir()] == ["m"]

@@ -9,7 +9,7 @@ from instancersr.edits import Edit
 from instancersr.errors import UserError
 from instancersr.loading import installed_segmenter, load_upscaler
 from instancersr.web.session import Changes, Session, Setting
-from instancersr.web.studio import Options, Studio, compare_with, go_to
+from instancersr.web.studio import Options, Studio, compare_with, go_to, save
 from instancersr.web.tasks import Task
 
 
@@ -88,6 +88,21 @@ def test_what_was_drawn_already_is_not_drawn_again(enlarged):
     studio.change(session, result, again, "again", Task("me"))
     assert result.at == 1 and len(result.versions) == 2
     np.testing.assert_array_equal(pixels(result.picture), pixels(drawn))
+
+
+def test_a_version_is_stored_once_for_each_suffix(enlarged):
+    studio, session, result = enlarged
+    first = [save(session, result, suffix)[0] for suffix in (".png", ".jpg")]
+    np.testing.assert_array_equal(pixels(Image.open(first[0])), pixels(result.picture))
+    stored = set(session.folder.rglob("*"))
+    assert [save(session, result, suffix)[0] for suffix in (".png", ".jpg")] == first
+    assert set(session.folder.rglob("*")) == stored
+    number = result.view["objects"][0]["id"]
+    studio.change(session, result, result.changes.set(number, seed=3), "again", Task("me"))
+    other = save(session, result, ".png")[0]
+    np.testing.assert_array_equal(pixels(Image.open(other)), pixels(result.picture))
+    go_to(result, 0)
+    assert save(session, result, ".png")[0] == first[0] != other
 
 
 def test_merged_objects_are_one_in_the_list_the_map_and_the_edits(enlarged, upscaler):

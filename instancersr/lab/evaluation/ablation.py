@@ -16,12 +16,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from instancersr.files import write_whole
+from instancersr.sampling import Schedule
 
 from ..training.config import ConfigError, DiffusionConfig, Section, load_config, load_section
 from ..training.processes import choose_device
@@ -38,7 +39,7 @@ class AblationConfig(Section):
     base: Path
     """Configuration of the training that the cases change, relative to this file."""
     output: Path
-    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
     training: list[str] = Field(default_factory=list)
     """Overrides of the base (`key=value`) for all cases."""
     cases: dict[str, list[str]] = Field(min_length=2)
@@ -47,7 +48,7 @@ class AblationConfig(Section):
     """Held-out crops that every case is measured on."""
     metrics: list[str] = Field(default_factory=lambda: ["psnr", "ssim"], min_length=1)
     """pyiqa names of the metrics behind Quality."""
-    steps: list[int] = Field(default_factory=list)
+    steps: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list)
     """Sampling steps at which the first case is measured as well, for Figure 4b."""
     layers: dict[str, int] = Field(default_factory=dict)
     """Cases that differ in the aligned layer alone, and the layer: Figure 4a by models that are trained anew."""
@@ -181,6 +182,7 @@ def run_ablation(path: Path, overrides: Sequence[str] = (), tell: Callable[[str]
     """
     config = load_section(AblationConfig, path, list(overrides))
     runs = {(case, seed): _training(config, path, case, seed) for seed in config.seeds for case in config.cases}
+    _check_measuring(config, path, runs)
     metrics = _metrics(config, next(iter(runs.values())).data.crop, tell)
     records = [_record(config, metrics, case, training) for (case, _), training in runs.items()]
     reference = next(iter(config.cases))
@@ -189,6 +191,21 @@ def run_ablation(path: Path, overrides: Sequence[str] = (), tell: Callable[[str]
     write_whole(config.output / "table.md", markdown_table(summary, len(config.seeds), [*metrics]))
     draw_figures(config, records)
     return config.output
+
+
+def _check_measuring(config: AblationConfig, path: Path, runs: Mapping[tuple[str, int], DiffusionConfig]) -> None:
+    """Raises a ConfigError, before anything is trained, where what is asked of the trained models is not in them."""
+    cases = {case: training for (case, _), training in runs.items()}
+    for case, layer in config.layers.items():
+        aligned = cases[case].alignment.layer
+        if layer != aligned:
+            raise ConfigError(f"{path}: layers.{case}: the case aligns layer {aligned}, not {layer}")
+    for case, training in cases.items():
+        timesteps = len(Schedule.from_config(training.schedule.model_dump()).signal)
+        for key, steps in [(f"cases.{case}: sampler.steps", training.sampler.steps),
+                           *(("steps", steps) for steps in _steps_of(config, case))]:
+            if steps > timesteps:
+                raise ConfigError(f"{path}: {key}: must be 1 to {timesteps}, not {steps}")
 
 
 def _metrics(config: AblationConfig, side: int, tell: Callable[[str], None]) -> dict[str, Metric]:

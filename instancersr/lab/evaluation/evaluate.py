@@ -66,7 +66,8 @@ def evaluate(config: EvaluationConfig, tell: Callable[[str], None] = lambda line
         show: gets how many images, of each method, are measured in this run and how many will be.
 
     Raises:
-        UserError: files are missing or do not fit each other, or a name is unknown; before anything is computed.
+        UserError: files are missing, damaged or do not fit each other, or a name or a setting is wrong; before
+            anything is computed.
     """
     methods = [Method(name, spec) for name, spec in config.methods.items()]
     benchmarks = _open_benchmarks(config)
@@ -89,8 +90,10 @@ def evaluate(config: EvaluationConfig, tell: Callable[[str], None] = lambda line
     methods = [method for method in methods if method.name not in missing]
     config.output.mkdir(parents=True, exist_ok=True)
     journal = Journal(config.output / "journal.jsonl")
-    total = sum(_unmeasured(method, benchmark, metrics, journal)
-                for method in methods if not method.published for benchmark in benchmarks)
+    todo = [(method, benchmark, _unmeasured(method, benchmark, metrics, journal))
+            for method in methods if not method.published for benchmark in benchmarks]
+    _check_readable(todo)
+    total = sum(len(items) for *_, items in todo)
     done = itertools.count(1)
     show(0, total)
     records: list[Record] = []
@@ -215,11 +218,23 @@ def _unknown(method: Method, benchmark: Benchmark, item: Item, metrics: Iterable
     return [name for name in names if journal.get(benchmark.name, method.name, item.name, name, version) is None]
 
 
-def _unmeasured(method: Method, benchmark: Benchmark, metrics: Iterable[str], journal: Journal) -> int:
+def _unmeasured(method: Method, benchmark: Benchmark, metrics: Iterable[str], journal: Journal) -> list[Item]:
     """Images that are not done yet."""
     source = method.fingerprint()
-    return sum(bool(_unknown(method, benchmark, item, metrics, journal, _version(source, benchmark, item)))
-               for item in benchmark.items)
+    return [item for item in benchmark.items
+            if _unknown(method, benchmark, item, metrics, journal, _version(source, benchmark, item))]
+
+
+def _check_readable(todo: Iterable[tuple[Method, Benchmark, list[Item]]]) -> None:
+    """Raises a UserError that names an input, truth or finished output that cannot be read to its end."""
+    files: list[Path | None] = []
+    for method, benchmark, items in todo:
+        finished = method.outputs(benchmark) if method.finished else {}
+        for item in items:
+            files += [item.lr, item.hr, finished.get(item.name)]
+    for file in dict.fromkeys(files):
+        if file is not None:
+            rgb(file)
 
 
 def _measure(method: Method, benchmark: Benchmark, metrics: dict[str, Metric], journal: Journal, output: Path,

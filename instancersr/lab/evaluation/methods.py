@@ -17,10 +17,15 @@ import torch
 from PIL import Image
 from pydantic import Field, ValidationError
 
-from instancersr.errors import MissingPackage, UserError, first_line
+from instancersr.errors import MissingPackage, UserError, first_line, reason
 
-from ...denoising import GRAIN_PARTS
+from ...denoising import GRAIN_PARTS, denoises
+from ...geometry import SCALE
+from ...images.compression import jpeg_quality
+from ...images.pixels import Photo
+from ...model import Model as SavedModel
 from ...model import find_model
+from ..merging import load_pipeline
 from ..pipeline import InstanceRSRPipeline
 from ..training.config import Section
 from .benchmarks import SHOWN, Benchmark, Item, pair_outputs, stem
@@ -71,7 +76,7 @@ class PipelineSettings(Section):
     steps: int | None = Field(None, ge=1)
     fidelity: float | None = Field(None, ge=0, le=1)
     denoise: float | None = Field(None, ge=0, le=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**64)
     start_from: Literal["noise", "lr"] = "noise"
     color_fix: Literal["wavelet", "adain", "none"] = "wavelet"
 
@@ -80,7 +85,7 @@ class DiffusersSettings(Section):
     """Of a pipeline of diffusers."""
 
     steps: int | None = Field(None, ge=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**64)
     call: dict[str, Any] = {}
     """Further arguments of its call, such as prompt, guidance_scale or noise_level; a prompt is empty by default."""
 
@@ -107,7 +112,7 @@ class Method:
             mapping with this as `spec` and the settings of its kind, such as {spec: builtin, steps: 5}.
 
     Raises:
-        UserError: the spec is none of these, or a setting is unknown or wrong.
+        UserError: the spec is none of these, or a setting is unknown, wrong, or more than the model can do.
     """
 
     def __init__(self, name: str, spec: str | dict[str, Any]):
@@ -119,6 +124,8 @@ class Method:
         self.finished = path.is_dir() and not (path / "model_index.json").exists()
         self._source = path
         self._settings = self._checked(name, self._kind(name), values)
+        if isinstance(self._settings, PipelineSettings):
+            _check_model_can(name, SavedModel(self._source), self._settings)
         self._command = Command(name, self._settings) if isinstance(self._settings, CommandSettings) else None
         self._model: Model | None = None
         self._memory: PeakMemory | None = None
@@ -157,7 +164,7 @@ class Method:
     def _class_name(self) -> str:
         try:
             return json.loads((self._source / "model_index.json").read_text())["_class_name"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self._source / 'model_index.json'}: names no pipeline (_class_name)") from error
 
     def missing(self) -> str | None:
@@ -165,11 +172,13 @@ class Method:
         return self._command.missing() if self._command else None
 
     def check(self, benchmark: Benchmark) -> None:
-        """Raises UserError where finished outputs or published scores do not fit the benchmark."""
+        """Raises UserError where finished outputs, published scores or our model's scales do not fit the benchmark."""
         if self.published:
             self.scores(benchmark)
         if self.finished:
             self.outputs(benchmark)
+        if isinstance(self._settings, PipelineSettings) and benchmark.scale > SCALE**2:
+            raise UserError(f"{benchmark.name}: {self.name} enlarges up to {SCALE**2} times, not {benchmark.scale}")
 
     def scores(self, benchmark: Benchmark) -> dict[str, dict[str, float]]:
         """Published scores: item name -> metric, in small letters -> value.
@@ -204,27 +213,36 @@ class Method:
             work: a folder for what the method itself keeps; only `command` keeps something.
 
         Raises:
-            MethodError: the picture has another size than it should, or the command failed.
+            MethodError: the model or the command failed, or the picture is damaged or has another size than it should.
         """
         if self.finished:
             return Output(rgb(self.outputs(benchmark)[item.name]), {})
         if self._command:
             file, published = self._command.output(item, benchmark, work)
             return Output(rgb(file), published)
-        if self._model is None or self._memory is None:
-            self._memory = PeakMemory()  # before the model is in it
-            self._model = self._load()
-        self._memory.reset()
-        started = time.monotonic()
-        picture = self._model.enlarge(item.lr, benchmark.scale)
-        seconds = time.monotonic() - started
-        costs = {"memory": self._memory.peak(), "parameters": self._model.parameters, "steps": self._model.steps,
-                 "seconds": seconds}
+        try:
+            picture, costs = self._enlarge(item.lr, benchmark.scale)
+        except (MethodError, MissingPackage):
+            raise
+        except (ValueError, RuntimeError, OSError, MemoryError, UserError) as error:  # networks raise many kinds
+            raise MethodError(f"{self.name}: failed with {item.lr} ({first_line(error)})") from error
         width, height = rgb(item.lr).size
         if picture.size != (width * benchmark.scale, height * benchmark.scale):
             raise MethodError(f"{self.name}: made {picture.width}x{picture.height} of {item.lr}, {width}x{height}, "
                               f"which is not {benchmark.scale} times its size")
         return Output(picture, {name: float(value) for name, value in costs.items() if value is not None})
+
+    def _enlarge(self, path: Path, scale: int) -> tuple[Image.Image, dict[str, float | None]]:
+        """The output of the model, which is loaded the first time, and what it cost."""
+        if self._model is None or self._memory is None:
+            self._memory = PeakMemory()  # before the model is in it
+            self._model = self._load()
+        self._memory.reset()
+        started = time.monotonic()
+        picture = self._model.enlarge(path, scale)
+        seconds = time.monotonic() - started
+        return picture, {"memory": self._memory.peak(), "parameters": self._model.parameters,
+                         "steps": self._model.steps, "seconds": seconds}
 
     def outputs(self, benchmark: Benchmark) -> dict[str, Path]:
         """Finished outputs: item name -> file.
@@ -246,10 +264,39 @@ class Method:
         return _bicubic() if self.spec == "bicubic" else _spandrel(self._source)
 
 
+def _check_model_can(name: str, model: SavedModel, settings: PipelineSettings) -> None:
+    """Raises a UserError that names the setting where it is more than our model can do."""
+    try:
+        timesteps = len(model.schedule.signal)
+        denoising = denoises(model)
+    except (OSError, ValueError) as error:
+        raise UserError(f"method {name}: {first_line(error)}") from error
+    if settings.steps and settings.steps > timesteps:
+        raise UserError(f"methods.{name}.steps: must be 1 to {timesteps} with this model, not {settings.steps}")
+    if settings.denoise not in (None, 1) and not denoising:
+        raise UserError(f"methods.{name}.denoise: this model has no control of noise and grain; leave it out")
+
+
 def rgb(path: Path) -> Image.Image:
-    """The pixels as the scores of published tables see them: RGB, colour profiles ignored."""
+    """The pixels as the scores of published tables see them: RGB, neither turned by EXIF nor seen by colour profiles.
+
+    Raises:
+        MethodError: the file is no picture, or damaged; names it.
+    """
+    try:
+        with Image.open(path) as picture:
+            pixels = picture.convert("RGB")
+    except Exception as error:  # every codec has its own exceptions for damaged data
+        raise MethodError(f"{path}: the picture is damaged or cut off ({reason(error)}); get a fresh copy") from error
+    pixels.info.clear()  # else a method may turn it by its EXIF, and the truth is not
+    return pixels
+
+
+def _photo(path: Path) -> Photo:
+    """The same pixels as an upscale takes them: a JPEG's quality says how much noise is taken off."""
+    pixels = np.asarray(rgb(path))
     with Image.open(path) as picture:
-        return picture.convert("RGB")
+        return Photo(pixels, quality=jpeg_quality(picture))
 
 
 def digest(text: str, *files: Path) -> str:
@@ -270,10 +317,10 @@ def _bicubic() -> Model:
 
 
 def _pipeline(folder: Path, settings: PipelineSettings) -> Model:
-    pipe: Any = InstanceRSRPipeline.from_pretrained(folder).to(_device())
+    pipe: Any = load_pipeline(str(folder)).to(_device())
 
     def enlarge(path: Path, scale: int) -> Image.Image:
-        return pipe(rgb(path), scale=scale, num_inference_steps=settings.steps, fidelity=settings.fidelity,
+        return pipe(_photo(path), scale=scale, num_inference_steps=settings.steps, fidelity=settings.fidelity,
                     generator=torch.Generator().manual_seed(settings.seed), start_from=settings.start_from,
                     color_fix=settings.color_fix, denoise=settings.denoise).images[0]
 

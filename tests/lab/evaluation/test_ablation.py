@@ -169,7 +169,15 @@ def test_other_settings_are_another_run_and_not_the_finished_one_measured_anew(f
     ("probed=[defualt]", "probed: there is no case 'defualt'"),
     ("metrics=[fid]", "'fid' is unknown or no metric of single pictures"),
     ("base=nowhere.yaml", "nowhere.yaml: cannot be read"),
+    ("steps=[0, 1]", r"steps\.0: .*greater than or equal to 1"),
+    ("steps=[1, 99999]", "mini.yaml: steps: must be 1 to 1000, not 99999"),
+    ("training=[sampler.steps=1001]", "cases.default: sampler.steps: must be 1 to 1000, not 1001"),
+    ("layers.layer-2=99", "layers.layer-2: the case aligns layer 2, not 99"),
+    ("seeds=[0, -3]", r"seeds\.1: .*greater than or equal to 0"),
 ])  # fmt: skip
-def test_a_bad_configuration_names_the_key_before_anything_is_trained(mini, override, named):
+def test_a_bad_configuration_names_the_key_before_anything_is_trained(mini, override, named, tmp_path, monkeypatch):
+    from instancersr.lab.training.trainer import Trainer
+
+    monkeypatch.setattr(Trainer, "run", lambda self: pytest.fail("trained"))
     with pytest.raises(ConfigError, match=named):
-        run_ablation(mini, [override])
+        run_ablation(mini, [override, f"output={tmp_path}"])

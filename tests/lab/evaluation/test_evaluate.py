@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -92,6 +93,41 @@ def test_wrong_size_is_named_before_anything_is_computed(folders, folder, name):
     with pytest.raises(UserError, match=r"not 4 times the size of .*b_"):
         evaluate(configuration(folders, cubic="bicubic", done=str(folders / "outputs")))
     assert not (folders / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["test_LR/b_LR4.png", "test_HR/b_HR.png", "outputs/b_x4.png"])
+def test_a_file_that_is_cut_off_is_named_before_anything_is_measured(folders, name):
+    whole = (folders / name).read_bytes()
+    (folders / name).write_bytes(whole[: len(whole) // 2])
+    answer = CliRunner().invoke(app, ["evaluate", "--lr", str(folders / "test_LR"), "--hr", str(folders / "test_HR"),
+                                      "--method", "cubic=bicubic", "--method", f"done={folders / 'outputs'}",
+                                      "--metrics", "psnr", "-o", str(folders / "out")])
+    assert answer.exit_code == 2 and isinstance(answer.exception, SystemExit)
+    assert f"{folders / name}: the picture is damaged or cut off" in answer.stderr and "measured" not in answer.stderr
+    assert not (folders / "out" / "journal.jsonl").exists()
+
+
+def test_a_damaged_model_is_left_out_and_the_others_are_measured(folders, tiny_model):
+    shutil.copytree(tiny_model, folders / "m")
+    (folders / "m" / "restoration" / "diffusion_pytorch_model.safetensors").write_bytes(b"no weights")
+    told = []
+    folder = evaluate(configuration(folders, ours=str(folders / "m"), cubic="bicubic"), told.append)
+    assert {r["method"] for r in rows(folder / "summary.csv")} == {"cubic"}
+    assert any(line.startswith("ours on tiny is left out: ") and str(folders / "m") in line for line in told)
+
+
+def test_a_method_that_fails_with_a_picture_is_left_out_and_the_others_are_measured(folders, tiny_model, monkeypatch):
+    from instancersr import InstanceRSRPipeline
+
+    def fail(*arguments, **options):
+        raise ValueError("it cannot be")
+
+    monkeypatch.setattr(InstanceRSRPipeline, "__call__", fail)
+    told = []
+    folder = evaluate(configuration(folders, ours=str(tiny_model), cubic="bicubic"), told.append)
+    assert {r["method"] for r in rows(folder / "summary.csv")} == {"cubic"}
+    reason = f"ours: failed with {folders / 'test_LR' / 'a_LR4.png'} (it cannot be)"
+    assert f"ours on tiny is left out: {reason}" in told and reason in (folder / "table.md").read_text()
 
 
 def test_two_files_of_one_name_are_named(folders):

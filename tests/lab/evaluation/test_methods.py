@@ -82,11 +82,55 @@ def test_settings_of_our_model_are_those_of_its_call(tiny_model, benchmark, tmp_
     ({"spec": "builtin", "stps": 3}, r"methods\.m\.stps: unknown setting .*choose from steps, fidelity, denoise, seed"),
     ({"spec": "builtin", "fidelity": 2}, r"methods\.m\.fidelity: .*less than or equal to 1"),
     ({"spec": "bicubic", "steps": 3}, r"methods\.m\.steps: unknown setting .*choose from none"),
+    ({"spec": "builtin", "steps": 5000}, r"methods\.m\.steps: must be 1 to 1000 with this model, not 5000"),
+    ({"spec": "builtin", "seed": -1}, r"methods\.m\.seed: .*greater than or equal to 0"),
+    ({"spec": "builtin", "seed": 2**64}, r"methods\.m\.seed: .*less than"),
     ({"steps": 3}, "neither bicubic, builtin"),
     ("no/such/folder/at/all", "neither bicubic, builtin")])
 def test_a_wrong_setting_is_named_before_anything_runs(values, message):
     with pytest.raises(UserError, match=message):
         Method("m", values)
+
+
+def test_what_our_model_cannot_do_is_named_before_anything_runs(tiny_model, lr, tmp_path):
+    with pytest.raises(UserError, match=r"methods\.m\.denoise: this model has no control"):
+        Method("m", {"spec": str(tiny_model), "denoise": 0.5})
+    with pytest.raises(UserError, match="tiny: m enlarges up to 16 times, not 17"):
+        Method("m", str(tiny_model)).check(pair_folders("tiny", lr, None, 17))
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "model_index.json").write_text("[]")
+    with pytest.raises(UserError, match="list/model_index.json: names no pipeline"):
+        Method("m", str(tmp_path / "list"))
+
+
+def test_a_jpeg_is_enlarged_as_an_upscale_enlarges_it(tmp_path):
+    """Its quality decides how much noise is taken off."""
+    from instancersr import InstanceRSRPipeline
+    from instancersr.denoising import automatic_denoise
+
+    (tmp_path / "LR").mkdir()
+    file = tmp_path / "LR" / "a.jpg"
+    Image.fromarray(data.astronaut()[:64, :64]).save(file, quality=85)
+    pixels = np.asarray(Image.open(file))
+    assert automatic_denoise(pixels, 85) != automatic_denoise(pixels)
+    made = run("builtin", pair_folders("tiny", tmp_path / "LR", None), tmp_path)
+    pipe = InstanceRSRPipeline.from_pretrained("builtin")
+    assert same(made.picture, pipe(file).images[0]) and not same(made.picture, pipe(pixels).images[0])
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_no_method_turns_a_picture_that_its_truth_is_not_turned_for(tiny_model, tmp_path, ours):
+    from instancersr import InstanceRSRPipeline
+
+    (tmp_path / "LR").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Image.fromarray(data.astronaut()[20:44, 200:224]).save(tmp_path / "LR" / "a.png", exif=exif)
+    pixels = data.astronaut()[20:44, 200:224]
+    made = run(str(tiny_model) if ours else "bicubic", pair_folders("tiny", tmp_path / "LR", None), tmp_path)
+    expected = (InstanceRSRPipeline.from_pretrained(tiny_model)(pixels).images[0] if ours else
+                Image.fromarray(pixels).resize((96, 96), Image.Resampling.BICUBIC))
+    assert same(made.picture, expected) and not made.picture.getexif()
 
 
 def test_settings_make_another_measurement(tiny_model):

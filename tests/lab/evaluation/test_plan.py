@@ -254,6 +254,7 @@ def test_command_prints_tables(config_file):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--gpus", "3"], "batch: 8 does not divide into 3 GPUs"),
     (["--gpu", "Abacus"], "H100"),
+    (["--mfu", "nan"], "nan is not a number"),
     (["autoencoder=/nowhere/at/all"], "autoencoder: /nowhere/at/all"),
     (["alignment.teacher=/nowhere/at/all"], "alignment.teacher: /nowhere/at/all"),
     (["sampler.weight=1"], "sampler.weight"),

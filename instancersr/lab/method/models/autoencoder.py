@@ -36,7 +36,7 @@ class Exact:
     def mode(self) -> Tensor:
         return self.mean
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:  # noqa: ARG002
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
         return self.mean
 
 
@@ -88,14 +88,18 @@ class BlockAutoencoder(ModelMixin, ConfigMixin):
 
     def decode(self, z: Tensor, return_dict: bool = True) -> Decoded | tuple:
         """z (B, C, h, w) -> (B, 3, 8h, 8w), about [-1, 1], not clamped."""
-        x = self.synthesis(z)
-        if self.decoder_refine is not None:
-            x = x + F.pixel_shuffle(self.decoder_refine(z), self.config.block_size)
+        x = self._synthesize(z)
         return Decoded(sample=x) if return_dict else (x,)
+
+    def _synthesize(self, z: Tensor) -> Tensor:
+        x = self.synthesis(z)
+        if self.decoder_refine is None:
+            return x
+        return x + F.pixel_shuffle(self.decoder_refine(z), self.config.block_size)
 
     def forward(self, sample: Tensor) -> Decoded:
         """Encodes and decodes: (B, 3, H, W) in [-1, 1] -> the same shape."""
-        return self.decode(self.encode(sample).latent_dist.mode())
+        return Decoded(sample=self._synthesize(self.encode(sample).latent_dist.mode()))
 
     @torch.no_grad()
     def fit(self, pictures: Iterable[Tensor]) -> Tensor:
