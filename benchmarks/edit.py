@@ -88,7 +88,7 @@ def main() -> None:
     for steps in arguments.steps:
         print(f"\n{steps} steps         object   cost   far  change   seam")
         rows: list[list[float]] = []
-        for lr, truth in pairs(arguments.photos, arguments.prefix, True):
+        for lr, truth in pairs(arguments.photos, arguments.prefix, "camera", held_out=True):
             row = measure(pipe, lr, truth, steps, arguments.repeats, arguments.true_objects)
             if row is not None:
                 rows.append(row)
