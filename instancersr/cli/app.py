@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -42,8 +43,9 @@ def main() -> None:
     """Entry point of the command: Ctrl-C ends it quietly wherever it comes."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # pyiqa brings it; it misses kernels that nobody asks for
     for stream in (sys.stdout, sys.stderr):  # None where it is closed
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
+        with contextlib.suppress(OSError):  # it was put in the place of another kind of file
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     try:
         app()
     except KeyboardInterrupt:
