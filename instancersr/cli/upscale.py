@@ -94,7 +94,8 @@ def upscale(
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, max=1000, rich_help_panel=METHOD, help="An exact number of sampling steps, in "
-                                 "place of --quality.")
+                                 "place of --quality. The built-in model was trained for 1, 2 and 4; others leave "
+                                 "grain.")
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, rich_help_panel=METHOD, help="The same seed gives the same picture. "
