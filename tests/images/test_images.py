@@ -303,7 +303,7 @@ def test_an_existing_file_is_replaced_and_nothing_else_is_left(tmp_path, rgb):
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, rgb, monkeypatch, failure):
-    """The disk cannot be filled in a test, so the codec fails instead, after some bytes."""
+    """Whatever fails in the codec, here after some bytes."""
     (tmp_path / "a.png").write_text("old")
 
     def save(self, file, **_):

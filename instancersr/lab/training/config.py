@@ -341,6 +341,11 @@ class SamplerConfig(Section):
     decoder_only: bool = False
     """Whether the transformer and its control branch are held, so that a step costs a third."""
 
+    @property
+    def run_steps(self) -> int:
+        """How many steps a training step may run."""
+        return self.trained_steps or self.steps
+
     @model_validator(mode="after")
     def _has_features(self) -> SamplerConfig:
         if self.texture_weight and not self.perceptual.weight:
@@ -348,9 +353,8 @@ class SamplerConfig(Section):
         for key in ("decoder_tokens", "decoder_skip", "direct_share"):
             if getattr(self, key) and not self.decoder_blocks:
                 raise ValueError(f"{key} is for a detail decoder; set decoder_blocks")
-        trained = self.trained_steps or self.steps
-        if self.step_shares and (len(self.step_shares) != trained or not sum(self.step_shares)):
-            raise ValueError(f"step_shares: give {trained} numbers that are not all 0, one for each step trained")
+        if self.step_shares and (len(self.step_shares) != self.run_steps or not sum(self.step_shares)):
+            raise ValueError(f"step_shares: give {self.run_steps} numbers, not all 0, one for each step trained")
         return self
 
 

@@ -112,5 +112,5 @@ def test_later_steps_are_asked_for_more_texture_and_less_of_the_mean(parts, monk
 
 @pytest.mark.parametrize("shares", [[1.0], [0, 0, 0, 0]])
 def test_shares_that_fit_no_steps_are_refused(shares):
-    with pytest.raises(ValueError, match="step_shares: give 4 numbers"):
+    with pytest.raises(ValueError, match="step_shares: give 4 numbers, not all 0"):
         SamplerConfig(weight=1.0, trained_steps=4, step_shares=shares)

@@ -108,7 +108,7 @@ class SamplerObjective(PaperObjective):
         clean, tokens = self._sampled(model, denoiser, z, z_y, step, batch, draws)
         clean_x, clean_m = split(clean)
         photo = self._decode(model, clean_x, features, tokens)
-        texture = sampler.later_texture ** (step / max(1, self._trained_steps - 1))
+        texture = sampler.later_texture ** (step / max(1, sampler.run_steps - 1))
         terms = self._photo_terms(model, photo, batch, draws, progress, texture)
         if self.config.mask_modelling:
             instance_map = decode(self.autoencoder, clean_m)
@@ -116,13 +116,9 @@ class SamplerObjective(PaperObjective):
             terms["map"] = sampler.map_weight * (error * self._map_weights(batch)).mean()
         return terms
 
-    @property
-    def _trained_steps(self) -> int:
-        return self.config.sampler.trained_steps or self.config.sampler.steps
-
     def _choose_step(self, draws) -> int:
         """The number, from 0, of the step that is trained."""
-        shares = self.config.sampler.step_shares or [1.0] * self._trained_steps
+        shares = self.config.sampler.step_shares or [1.0] * self.config.sampler.run_steps
         return int(torch.multinomial(torch.tensor(shares), 1, generator=draws.shared))
 
     def _sampled(self, model, denoiser: Denoiser, z, z_y, step: int, batch, draws) -> tuple[Tensor, Tensor | None]:
@@ -130,7 +126,7 @@ class SamplerObjective(PaperObjective):
 
         What it begins from is noise, the true latent noised, or what the steps before make, run without gradient.
         """
-        timesteps = sampling_timesteps(self.scheduler, self._trained_steps)
+        timesteps = sampling_timesteps(self.scheduler, self.config.sampler.run_steps)
         timestep = torch.full((len(z),), timesteps[step], device=z.device)
         z_t = draws.normal(z.shape[1:]).to(z)
         truth_share = self.config.sampler.truth_share
