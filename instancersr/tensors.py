@@ -8,8 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-"""Of safetensors -> of numpy, which has no bfloat16: the upper half of a float32."""
+from .errors import ModelError
+
+TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1"}
+"""Of safetensors -> of numpy, which has no bfloat16, the upper half of a float32, and no numbers of 8 bits."""
+
+
+def _eight_bits() -> np.ndarray:
+    """The number that each byte means in float8 E4M3 (Micikevicius et al., 2022, arXiv:2209.05433): a sign, an exponent
+    of 4 bits, a mantissa of 3."""
+    code = np.arange(256)
+    exponent, mantissa = code >> 3 & 15, (code & 7) / 8
+    size = np.where(exponent, np.ldexp(1 + mantissa, exponent - 7), np.ldexp(mantissa, -6))
+    return np.where(code & 127 == 127, np.nan, np.where(code & 128, -size, size)).astype(np.float32)
+
+
+EIGHT_BITS = _eight_bits()
 
 
 @dataclass(frozen=True)
@@ -25,11 +39,20 @@ class Stored:
     def read(self) -> np.ndarray:
         """The numbers, as float32."""
         raw = np.fromfile(self.file, np.uint8, self.length, offset=self.offset).view(TYPES[self.dtype])
-        numbers = (raw.astype("<u4") << 16).view("<f4") if self.dtype == "BF16" else raw.astype(np.float32)
+        if self.dtype == "BF16":
+            numbers = (raw.astype("<u4") << 16).view("<f4")
+        else:
+            numbers = EIGHT_BITS[raw] if self.dtype == "F8_E4M3" else raw.astype(np.float32)
         return numbers.reshape(self.shape)
 
     def pack(self, numbers: np.ndarray) -> np.ndarray:
-        """Other numbers, float32, rounded to this tensor's type; bfloat16 as uint16."""
+        """Other numbers, float32, rounded to this tensor's type; bfloat16 as uint16.
+
+        Raises:
+            ModelError: the type has 8 bits.
+        """
+        if self.dtype == "F8_E4M3":
+            raise ModelError(f"{self.file}: weights of 8 bits cannot be mixed; store this part in half precision")
         if self.dtype == "BF16":
             bits = np.ascontiguousarray(numbers, "<f4").view("<u4")
             return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)  # to the nearest, ties to even

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors.numpy import save_file
+from safetensors.torch import load, save_file
+from torch import Tensor
 
 from ..denoising import GRAIN_PARTS
 from ..doctor import CHECKSUMS, checksums, read_checksums, write_checksums
@@ -28,9 +30,16 @@ PARTS: dict[str, tuple[str, Any]] = {
     "MapDecoder": ("map_decoder", MapDecoder),
 }
 """Class of what a training run of one part leaves -> that part of a model."""
+COMPACT = {"restoration": torch.float16, "detail_decoder": torch.float16, "transformer": torch.bfloat16,
+           "controlnet": torch.bfloat16}
+"""Part -> in what its weights are stored where the model is to be small."""
+EIGHT_BITS = ("transformer", "controlnet")
+"""Parts whose large matrices then have float8 E4M3, the type that diffusers' layerwise casting keeps weights in."""
+LARGE = 2**15
+"""Numbers from which a matrix is large."""
 
 
-def export(source: str, output: Path, base: str = "builtin", grain: str | None = None) -> None:
+def export(source: str, output: Path, base: str = "builtin", grain: str | None = None, compact: bool = False) -> None:
     """Writes a model with its graphs.
 
     Args:
@@ -40,6 +49,7 @@ def export(source: str, output: Path, base: str = "builtin", grain: str | None =
         base: for a run that trains one part alone, the model whose other parts it gets.
         grain: a model, as for `source`, that leaves noise and grain in: its restoration network and detail decoder
             become the grain parts, which the control `denoise` needs. They are stored in half precision.
+        compact: store weights in half precision, large matrices of transformer and control branch in 8 bits.
 
     Raises:
         UserError: the run has no checkpoint with a model, the model is damaged, `output` exists or lies in the model,
@@ -60,6 +70,8 @@ def export(source: str, output: Path, base: str = "builtin", grain: str | None =
             _complete(copied, folder, base)
         if grain is not None:
             _add_grain(Model(folder), grain)
+        if compact:
+            _make_compact(Model(folder))
         write_graphs(folder)
 
 
@@ -102,13 +114,36 @@ def _add_grain(model: Model, grain: str) -> None:
             raise UserError(f"{grain}: its {part} has not the shape of this model's")
         folder = model.folder / GRAIN_PARTS[part]
         folder.mkdir(exist_ok=True)
-        save_file({name: each.read().astype(np.float16) for name, each in tensors.items()},
+        save_file({name: torch.from_numpy(each.read()).half() for name, each in tensors.items()},
                   folder / SAFETENSORS_WEIGHTS_NAME, {"format": "pt"})
         config = {key: value for key, value in other.config(part).items() if key != "_name_or_path"}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     index = model.index | {GRAIN_PARTS[part]: model.index[part] for part in present}
     (model.folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    _record(model, GRAIN_PARTS.values())
+
+
+def _make_compact(model: Model) -> None:
+    """Rounds the weights of a model's files."""
+    for part, dtype in COMPACT.items():
+        for file in model.folder.glob(f"{part}/*.safetensors"):
+            weights = load(file.read_bytes())  # in memory: the file itself is written anew
+            save_file({name: _rounded(weight, dtype, part in EIGHT_BITS) for name, weight in weights.items()}, file,
+                      {"format": "pt"})
+    _record(model, COMPACT)
+
+
+def _rounded(weight: Tensor, dtype: torch.dtype, eight_bits: bool) -> Tensor:
+    """In the smallest type that holds all of it; what has as few bits already stays as it is."""
+    large = eight_bits and weight.dim() == 2 and weight.numel() >= LARGE
+    for smaller in [torch.float8_e4m3fn] * large + [dtype]:
+        if weight.element_size() > smaller.itemsize and weight.float().abs().max() <= torch.finfo(smaller).max:
+            return weight.to(smaller)
+    return weight
+
+
+def _record(model: Model, parts: Iterable[str]) -> None:
+    """Puts the files of these parts into the model's record of checksums, where it has one."""
     if (model.folder / CHECKSUMS).is_file():
-        new = {name: digest for name, digest in checksums(model.folder).items()
-               if name.split("/")[0] in GRAIN_PARTS.values()}
+        new = {name: digest for name, digest in checksums(model.folder).items() if name.split("/")[0] in parts}
         write_checksums(model.folder, read_checksums(model.folder) | new)

@@ -26,7 +26,8 @@ from .method.models.restoration import enlarge
 from .method.models.transformer import Attention
 
 OPSET = 20
-TYPES = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16}
+TYPES = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16,
+         "F8_E4M3": TensorProto.FLOAT8E4M3FN}
 """Of safetensors -> of ONNX."""
 
 
@@ -242,7 +243,7 @@ def _trace(graph: Graph, inputs: tuple[Tensor, ...]) -> onnx.ModelProto:
 
 
 def _point_into_files(model: onnx.ModelProto, stored: dict[str, Stored], folder: Path) -> None:
-    """Takes the weights out of the graph, which will lie in the folder; half precision is cast where it comes in."""
+    """Takes the weights out of the graph, which will lie in the folder; casts what is not float32 where it comes in."""
     casts = []
     for tensor in model.graph.initializer:
         place = stored.get(tensor.name)

@@ -257,6 +257,15 @@ def test_grain_parts_are_merged_where_all_models_have_them(folders, tmp_path):
                 torch.testing.assert_close(weight, expected.float(), atol=1e-6, rtol=1e-6)
 
 
+def test_weights_of_eight_bits_are_read_as_torch_does_and_are_not_mixed(tmp_path):
+    every = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    save_file({"a": torch.randn(3), "b": every.reshape(16, 16)}, tmp_path / FILE, {"format": "pt"})
+    stored = stored_tensors(tmp_path)["b"]
+    np.testing.assert_array_equal(stored.read(), every.float().numpy().reshape(16, 16))
+    with pytest.raises(ModelError, match="weights of 8 bits cannot be mixed"):
+        stored.pack(np.zeros((16, 16), np.float32))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_tensors_are_read_and_packed_as_torch_does(dtype, tmp_path):
     torch.manual_seed(0)

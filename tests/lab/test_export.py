@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from skimage import data
 from typer.testing import CliRunner
 
 from instancersr.cli.app import app
+from instancersr.doctor import checksums, read_checksums, write_checksums
+from instancersr.lab.method.models import ControlNet, JointDiT
 from instancersr.lab.pipeline import InstanceRSRPipeline
 from instancersr.lab.training.config import load_config
 from instancersr.lab.training.trainer import Trainer
@@ -101,6 +104,35 @@ def test_a_pipelines_folder_gets_graphs(tiny_model, tmp_path):
     photo = data.astronaut()[:20, :24]
     ours = np.asarray(load_upscaler(str(tmp_path / "mine"), engine="onnx")(photo).images[0]).astype(int)
     assert np.abs(ours - np.asarray(pipeline(photo).images[0])).max() <= 1
+
+
+def test_a_compact_model_is_a_third_as_large_and_draws_the_same_picture(tiny_model, tmp_path):
+    torch.manual_seed(0)
+    transformer = JointDiT(8, 8, width=192, depth=2, heads=2, residual_std=[0.5] * 8)
+    for parameter in transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    with torch.no_grad():
+        transformer.blocks[1].mlp.fc1.weight[3, 5] = 500  # more than 8 bits hold
+    control = ControlNet.from_backbone(transformer, 4, 1)
+    InstanceRSRPipeline.from_pretrained(tiny_model, transformer=transformer, controlnet=control).save_pretrained(
+        tmp_path / "large")
+    write_checksums(tmp_path / "large", checksums(tmp_path / "large"))
+    assert export(tmp_path / "large", tmp_path / "small", "--compact").exit_code == 0
+    sizes = [sum(file.stat().st_size for file in (tmp_path / name).rglob("*.safetensors"))
+             for name in ("large", "small")]
+    assert 0.25 < sizes[1] / sizes[0] < 0.33
+    assert read_checksums(tmp_path / "small") == checksums(tmp_path / "small")
+    stored = load_file(tmp_path / "small" / "transformer" / "diffusion_pytorch_model.safetensors")
+    matrix = transformer.blocks[0].attn.qkv.weight
+    assert torch.equal(stored["blocks.0.attn.qkv.weight"].float(), matrix.to(torch.float8_e4m3fn).float())
+    assert torch.equal(stored["blocks.0.attn.qkv.bias"], transformer.blocks[0].attn.qkv.bias.bfloat16())
+    assert torch.equal(stored["blocks.1.mlp.fc1.weight"], transformer.blocks[1].mlp.fc1.weight.bfloat16())
+    photo = data.astronaut()[:20, :24]
+    small = [np.asarray(load_upscaler(str(tmp_path / "small"), engine=engine)(photo).images[0]).astype(int)
+             for engine in ("onnx", "torch")]
+    large = np.asarray(load_upscaler(str(tmp_path / "large"), engine="torch")(photo).images[0])
+    assert np.abs(small[0] - small[1]).max() <= 1
+    assert 0 < np.abs(small[1] - large).mean() < 2
 
 
 def test_what_cannot_be_exported_is_one_line(tiny_model, tmp_path):

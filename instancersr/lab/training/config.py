@@ -300,14 +300,16 @@ class SamplerConfig(Section):
     steps: int = Field(2, ge=1)
     """Sampling steps of the exported pipeline, if its user asks for no others."""
     trained_steps: int | None = Field(None, ge=1)
-    """Sampling steps that are run in training; the gradient goes through one of them. None: `steps`."""
-    step_shares: list[Annotated[float, Field(ge=0)]] = []
-    """How often each of those steps is the one, the noisiest first; empty: equally often."""
+    """The most sampling steps that a training step runs. It runs a number drawn from 1 to this, and the gradient goes
+    through the last, whose photo is judged. None: `steps`."""
+    count_shares: list[Annotated[float, Field(ge=0)]] = []
+    """How often each number of steps is drawn, 1 first; empty: equally often."""
     truth_share: float = Field(0.0, ge=0, le=1)
-    """Share of the later steps that begin from the true latent, noised, instead of what the steps before made."""
+    """How often a last step that is not the first begins from the true latent, noised, instead of what the steps
+    before made."""
     later_texture: float = Field(1.0, gt=0)
-    """What `texture_weight` is multiplied by at the last of those steps, and L1's weight divided by; at the steps
-    before by its powers, 0 at the first. Later steps are the generative end."""
+    """What `texture_weight` is multiplied by, and L1's weight divided by, where the last step begins without noise; it
+    counts less the noisier that step begins, and nothing from pure noise. Later steps are the generative end."""
     release_restoration: bool | Literal["tail"] = False
     """Whether the restoration network is trained as well, through the sampler and by L1 on y-hat. Where there is a
     detail decoder, the sampler's losses reach it through the features alone, and y-hat hears only of its own error.
@@ -343,7 +345,7 @@ class SamplerConfig(Section):
 
     @property
     def run_steps(self) -> int:
-        """How many steps a training step may run."""
+        """The most steps that a training step may run."""
         return self.trained_steps or self.steps
 
     @model_validator(mode="after")
@@ -353,8 +355,8 @@ class SamplerConfig(Section):
         for key in ("decoder_tokens", "decoder_skip", "direct_share"):
             if getattr(self, key) and not self.decoder_blocks:
                 raise ValueError(f"{key} is for a detail decoder; set decoder_blocks")
-        if self.step_shares and (len(self.step_shares) != self.run_steps or not sum(self.step_shares)):
-            raise ValueError(f"step_shares: give {self.run_steps} numbers, not all 0, one for each step trained")
+        if self.count_shares and (len(self.count_shares) != self.run_steps or not sum(self.count_shares)):
+            raise ValueError(f"count_shares: give {self.run_steps} numbers, not all 0, one for each number of steps")
         return self
 
 

@@ -11,7 +11,6 @@ from instancersr.lab.training.randomness import Draws
 from instancersr.lab.training.stages import build_objective
 from instancersr.lab.training.stages.sampler import SamplerObjective
 
-TIMESTEPS = [999, 749, 499, 249]
 SIDE = 64
 
 
@@ -54,16 +53,22 @@ def evaluations(task: SamplerObjective, seed: int = 0) -> list[tuple[Tensor, int
     return seen
 
 
-@pytest.mark.parametrize("step", range(4))
-def test_a_step_begins_from_what_those_before_it_made_and_is_trained_alone(parts, step):
-    task = objective(parts, step_shares=[float(number == step) for number in range(4)])
-    seen = evaluations(task)
-    assert [(timestep, trained) for _, timestep, trained in seen] == [(t, t == TIMESTEPS[step])
-                                                                      for t in TIMESTEPS[: step + 1]]
+def only(count: int) -> list[float]:
+    """The shares that let no other number of steps be drawn."""
+    return [float(number == count) for number in range(1, 5)]
 
 
-def test_steps_are_drawn_by_their_shares(parts):
-    task = objective(parts, step_shares=[1, 0, 0, 3])
+@pytest.mark.parametrize(("count", "timesteps"), [(1, [999]), (2, [999, 499]), (3, [999, 666, 332]),
+                                                  (4, [999, 749, 499, 249])])
+def test_the_last_step_begins_from_what_those_before_it_made_and_is_trained_alone(parts, count, timesteps):
+    """The timesteps are those of trailing spacing (Lin et al., 2024), by hand."""
+    seen = evaluations(objective(parts, count_shares=only(count)))
+    assert [timestep for _, timestep, _ in seen] == timesteps
+    assert [trained for *_, trained in seen] == [False] * (count - 1) + [True]
+
+
+def test_numbers_of_steps_are_drawn_by_their_shares(parts):
+    task = objective(parts, count_shares=[1, 0, 0, 3])
     last = [evaluations(task, seed)[-1][1] for seed in range(40)]
     assert set(last) == {999, 249} and 4 < last.count(999) < 18
 
@@ -71,7 +76,7 @@ def test_steps_are_drawn_by_their_shares(parts):
 def test_a_share_of_the_later_steps_begins_from_the_true_latent_noised(parts):
     """Then what is left of z_t, once the truth is taken off at that step's strength, is noise of its strength."""
     for truth_share, expected in ((1.0, True), (0.0, False)):
-        task = objective(parts, step_shares=[0, 0, 0, 1], truth_share=truth_share)
+        task = objective(parts, count_shares=only(4), truth_share=truth_share)
         z_x = encode(task.autoencoder, batch()["hr"])
         seen = evaluations(task)
         assert len(seen) == (1 if expected else 4)
@@ -81,7 +86,7 @@ def test_a_share_of_the_later_steps_begins_from_the_true_latent_noised(parts):
 
 
 def test_the_first_step_has_nothing_but_noise(parts):
-    task = objective(parts, step_shares=[1, 0, 0, 0], truth_share=1.0)
+    task = objective(parts, count_shares=only(1), truth_share=1.0)
     (z_t, timestep, _), = evaluations(task)
     noise = z_t[:, : task.autoencoder.config.latent_channels]  # the map's half is hidden
     assert timestep == 999 and float(noise.std()) == pytest.approx(1, abs=0.1)
@@ -95,14 +100,14 @@ class Judge(torch.nn.Module):
         return (output - truth).square().mean()
 
 
-@pytest.mark.parametrize(("step", "power"), [(0, 0), (1, 1 / 3), (3, 1)])
-def test_later_steps_are_asked_for_more_texture_and_less_of_the_mean(parts, monkeypatch, step, power):
+@pytest.mark.parametrize(("count", "power"), [(1, 0), (2, 1 / 2), (4, 3 / 4)])
+def test_later_steps_are_asked_for_more_texture_and_less_of_the_mean(parts, monkeypatch, count, power):
     monkeypatch.setattr("instancersr.lab.training.stages.sampler.perceptual_loss", lambda _settings: Judge())
     found = []
     for later_texture in (1.0, 8.0):
         torch.manual_seed(0)
-        task = objective(parts, step_shares=[float(number == step) for number in range(4)],
-                         later_texture=later_texture, texture_weight=0.5, perceptual={"weight": 1.0})
+        task = objective(parts, count_shares=only(count), later_texture=later_texture,
+                         texture_weight=0.5, perceptual={"weight": 1.0})
         found.append(task.terms(task.model, batch(), Draws(1, range(2), 5), 0.0))
     plain, later = found
     torch.testing.assert_close(later["texture"], plain["texture"] * 8**power)
@@ -111,6 +116,6 @@ def test_later_steps_are_asked_for_more_texture_and_less_of_the_mean(parts, monk
 
 
 @pytest.mark.parametrize("shares", [[1.0], [0, 0, 0, 0]])
-def test_shares_that_fit_no_steps_are_refused(shares):
-    with pytest.raises(ValueError, match="step_shares: give 4 numbers, not all 0"):
-        SamplerConfig(weight=1.0, trained_steps=4, step_shares=shares)
+def test_shares_that_fit_no_numbers_of_steps_are_refused(shares):
+    with pytest.raises(ValueError, match="count_shares: give 4 numbers, not all 0"):
+        SamplerConfig(weight=1.0, trained_steps=4, count_shares=shares)

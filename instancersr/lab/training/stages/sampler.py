@@ -1,7 +1,7 @@
 """Stages 5 and 8: the few-step sampler, the detail decoder and the restoration network, by losses on pixels.
 
-On top of the paper's terms, whose weight may be 0 here. A step runs the sampler to one of its steps, decodes what that
-step promises, and lets the photo's and the map's judges speak.
+On top of the paper's terms, whose weight may be 0 here. A training step runs the sampler with a number of steps that is
+drawn, decodes what the last one promises, and lets the photo's and the map's judges speak.
 """
 
 from __future__ import annotations
@@ -104,11 +104,11 @@ class SamplerObjective(PaperObjective):
         if sampler.direct_share and float(torch.rand((), generator=draws.shared)) < sampler.direct_share:
             return self._photo_terms(model, model["detail_decoder"](restored.detach(), features), batch, draws,
                                      progress)
-        step = self._choose_step(draws)
-        clean, tokens = self._sampled(model, denoiser, z, z_y, step, batch, draws)
+        timesteps = sampling_timesteps(self.scheduler, self._choose_count(draws))
+        clean, tokens = self._sampled(model, denoiser, z, z_y, timesteps, batch, draws)
         clean_x, clean_m = split(clean)
         photo = self._decode(model, clean_x, features, tokens)
-        texture = sampler.later_texture ** (step / max(1, sampler.run_steps - 1))
+        texture = sampler.later_texture ** (1 - (timesteps[-1] + 1) / self.scheduler.config.num_train_timesteps)
         terms = self._photo_terms(model, photo, batch, draws, progress, texture)
         if self.config.mask_modelling:
             instance_map = decode(self.autoencoder, clean_m)
@@ -116,25 +116,26 @@ class SamplerObjective(PaperObjective):
             terms["map"] = sampler.map_weight * (error * self._map_weights(batch)).mean()
         return terms
 
-    def _choose_step(self, draws) -> int:
-        """The number, from 0, of the step that is trained."""
-        shares = self.config.sampler.step_shares or [1.0] * self.config.sampler.run_steps
-        return int(torch.multinomial(torch.tensor(shares), 1, generator=draws.shared))
+    def _choose_count(self, draws) -> int:
+        """The number of steps that are run."""
+        shares = self.config.sampler.count_shares or [1.0] * self.config.sampler.run_steps
+        return 1 + int(torch.multinomial(torch.tensor(shares), 1, generator=draws.shared))
 
-    def _sampled(self, model, denoiser: Denoiser, z, z_y, step: int, batch, draws) -> tuple[Tensor, Tensor | None]:
-        """The clean latent that a step of the sampler promises, and its tokens.
+    def _sampled(self, model, denoiser: Denoiser, z, z_y, timesteps: list[int], batch,
+                 draws) -> tuple[Tensor, Tensor | None]:
+        """The clean latent that the last of these steps of the sampler promises, and its tokens.
 
         What it begins from is noise, the true latent noised, or what the steps before make, run without gradient.
         """
-        timesteps = sampling_timesteps(self.scheduler, self.config.sampler.run_steps)
-        timestep = torch.full((len(z),), timesteps[step], device=z.device)
+        *before, last = timesteps
+        timestep = torch.full((len(z),), last, device=z.device)
         z_t = draws.normal(z.shape[1:]).to(z)
         truth_share = self.config.sampler.truth_share
-        if step and truth_share and float(torch.rand((), generator=draws.shared)) < truth_share:
+        if before and truth_share and float(torch.rand((), generator=draws.shared)) < truth_share:
             z_t = add_noise(z, z_t, *noise_scales(self.scheduler, timestep))
         else:
             with torch.no_grad():
-                for t in timesteps[:step]:
+                for t in before:
                     z_t, _ = sampling_step(denoiser, z_t, z_y, t, batch["token_offset"])
         tokens_after = token_layer(model["transformer"], self._part(model, "detail_decoder"))
         out = denoiser(self._visible(z_t), z_y, timestep, batch["token_offset"], tokens_after)
