@@ -108,7 +108,8 @@ class Upscaler:
             seed: of the noise; the same input and seed give the same output.
             start_from: "noise", or "lr": y-hat noised to the first timestep. The same thing where the first timestep
                 is pure noise, as with the shipped weights' schedule.
-            fidelity: 1 is y-hat, closest to the input; 0 is the photo as drawn, richest. None for the model's default.
+            fidelity: 1 is y-hat, closest to the input; 0 is the photo as drawn, richest. None for the model's default,
+                in a model with the control `denoise` times its value, so 0 for what the grain parts draw.
             color_fix: "wavelet", "adain" or "none".
             tile: side of a tile in LR pixels; None chooses, and chooses smaller ones when memory runs out.
             tile_batch: tiles computed at once.
@@ -145,9 +146,11 @@ class Upscaler:
                 and not keep)
         if denoise is None and self.denoises:
             denoise = automatic_denoise(photo.rgb, photo.quality)
+        if fidelity is None:  # damaged photos want more of it than those that the grain parts draw
+            fidelity = self.defaults.fidelity * (1 if denoise is None else denoise)
         recipe = Recipe(scale, steps if num_inference_steps is None else num_inference_steps, seed, start_from,
-                        self.defaults.fidelity if fidelity is None else fidelity, strength, color_fix, tile, tile_batch,
-                        overlap, not fast, maps and segmenter is None, keep, denoise)
+                        fidelity, strength, color_fix, tile, tile_batch, overlap, not fast,
+                        maps and segmenter is None, keep, denoise)
         check(recipe)
         upscaler = self._denoising(recipe)
         kept = upscaler._upscale(photo.rgb, recipe, progress)

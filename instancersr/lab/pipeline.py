@@ -48,7 +48,8 @@ class InstanceRSRPipeline(DiffusionPipeline):
         transformer, controlnet: the denoiser.
         scheduler: a `DDIMScheduler` with explicit `timestep_spacing`.
         default_steps: sampling steps where the call does not say.
-        default_fidelity: fidelity where the call does not say.
+        default_fidelity: fidelity where the call does not say, of a photo that the model's own weights draw; what the
+            grain parts draw has 0.
         detail_decoder: the last layers of the photo's decoder, or None; needs a restoration network.
         map_decoder: merges regions of y-hat into instances, or None to read the instance map's colours alone.
         default_quality: "fast", "balanced" or "best" where the call does not say.

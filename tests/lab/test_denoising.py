@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from instancersr.lab.method.models import DetailDecoder, MapDecoder, Restoration
 from instancersr.lab.pipeline import InstanceRSRPipeline
 from instancersr.loading import load_upscaler
 from instancersr.tensors import stored_tensors
+from instancersr.upscaler import Upscaler
 
 PARTS = ("restoration", "detail_decoder")
 OWN = 1
@@ -96,6 +98,16 @@ def test_a_value_is_a_mixture_of_the_weights(folders, both, options):
     for denoise, expected in ((0, grain), (0.45, pixels(mixture(folders, 0.45), **options)), (OWN, own)):
         for upscaler in both.values():
             assert_near(pixels(upscaler, denoise=denoise, **options), expected)
+
+
+def test_the_default_fidelity_is_for_what_the_own_weights_draw(both):
+    """Of a photo that the grain parts draw in part, it counts in part."""
+    upscaler = both["onnx"]
+    gentle = Upscaler(upscaler.engine, upscaler.schedule, replace(upscaler.defaults, fidelity=0.4))
+    for options, expected in (({"denoise": OWN}, 0.4), ({"denoise": 0.5}, 0.2), ({"denoise": 0}, 0),
+                              ({"denoise": OWN, "fidelity": 0.1}, 0.1)):
+        np.testing.assert_array_equal(pixels(gentle, **options), pixels(upscaler, **(options | {"fidelity": expected})))
+    assert np.abs(pixels(gentle, denoise=OWN) - pixels(upscaler, denoise=OWN)).max() > 1
 
 
 def test_an_edit_computes_with_the_weights_of_its_upscale(both):
