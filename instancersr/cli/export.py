@@ -28,7 +28,7 @@ def export(
     ] = None,
     compact: Annotated[
         bool, typer.Option("--compact", help="Store the weights in half precision, and large matrices of transformer "
-                           "and control branch in 8 bits, as in the built-in model: a third of the size.")
+                           "and control branch in 8 bits: a third of the size.")
     ] = False,
 ) -> None:
     """Make a model that `upscale --model` runs without torch: weights, settings, and graphs for ONNX Runtime."""

@@ -31,7 +31,7 @@ PARTS: dict[str, tuple[str, Any]] = {
 }
 """Class of what a training run of one part leaves -> that part of a model."""
 COMPACT = {"restoration": torch.float16, "detail_decoder": torch.float16, "transformer": torch.bfloat16,
-           "controlnet": torch.bfloat16}
+           "controlnet": torch.bfloat16} | dict.fromkeys(GRAIN_PARTS.values(), torch.float16)
 """Part -> in what its weights are stored where the model is to be small."""
 EIGHT_BITS = ("transformer", "controlnet")
 """Parts whose large matrices then have float8 E4M3, the type that diffusers' layerwise casting keeps weights in."""
