@@ -74,6 +74,8 @@ def check(recipe: Recipe) -> None:
     if not 0 <= recipe.seed < 2**64:
         raise ValueError(f"seed must be 0 to 2^64 - 1, not {recipe.seed}")
     check_choice("start_from", recipe.start_from, ("noise", "lr"))
+    if recipe.denoise is not None and not 0 <= recipe.denoise <= 1:  # the fidelity may follow from it
+        raise ValueError(f"denoise must be 0 to 1, or None for the model's own, not {recipe.denoise}")
     if not 0 <= recipe.fidelity <= 1:
         raise ValueError(f"fidelity must be 0 to 1, not {recipe.fidelity}")
     check_choice("color_fix", recipe.color_fix, COLOR_FIXES)
@@ -83,8 +85,6 @@ def check(recipe: Recipe) -> None:
         raise ValueError(f"tile_batch must be 1 or more, not {recipe.tile_batch}")
     if not 0 <= recipe.strength <= 1:
         raise ValueError(f"strength must be 0 to 1, not {recipe.strength}")
-    if recipe.denoise is not None and not 0 <= recipe.denoise <= 1:
-        raise ValueError(f"denoise must be 0 to 1, or None for the model's own, not {recipe.denoise}")
     if recipe.overlap < 0:
         raise ValueError(f"overlap must be 0 or more, not {recipe.overlap}")
 
