@@ -11,12 +11,12 @@ import argparse
 import numpy as np
 from perception import luma, psnr
 
+from instancersr.geometry import SCALE
 from instancersr.loading import load_upscaler
 from instancersr.recipe import QUALITIES
 from instancersr.upscaler import Upscaler
 
 SEEDS = (0, 1)
-SCALE = 4
 
 
 def distance(upscaler: Upscaler, photo: str, quality: str) -> float:
