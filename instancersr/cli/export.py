@@ -12,7 +12,9 @@ from .app import app
 from .messages import as_line, needs, one_line_errors
 
 
-@app.command(epilog="Example:  instancersr export runs/compact_5 mine && instancersr upscale photo.jpg --model mine")
+@app.command(
+    epilog="Example:  instancersr export runs/compact/sampler mine && instancersr upscale photo.jpg --model mine"
+)
 def export(
     model: Annotated[
         str, typer.Argument(help="Folder of a training run (finished or stopped), of a checkpoint, or of a pipeline, "
@@ -28,7 +30,7 @@ def export(
     ] = None,
     compact: Annotated[
         bool, typer.Option("--compact", help="Store the weights in half precision, and large matrices of transformer "
-                           "and control branch in 8 bits: a third of the size.")
+                           "and control branch in 8 bits: a third of a run's size.")
     ] = False,
 ) -> None:
     """Make a model that `upscale --model` runs without torch: weights, settings, and graphs for ONNX Runtime."""

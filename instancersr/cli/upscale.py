@@ -49,7 +49,7 @@ def upscale(
         Path | None,
         typer.Option("--output", "-o", parser=path, rich_help_panel=RESULT, help="Folder for the results, "
                      "or the file name of a single one. Without it, results are written beside the inputs, as "
-                     "NAME_x4.png."),
+                     "NAME_x4.png; the number is that of --scale."),
     ] = None,
     scale: Annotated[
         float, typer.Option(min=1, max=16, callback=a_number, rich_help_panel=RESULT, help="How many times as wide "

@@ -235,9 +235,10 @@ class TransformerConfig(Section):
     heads: int = Field(5, ge=1)
     patch_size: int = 2
     control_depth: int = Field(3, ge=1)
-    prediction: Literal["residual", "clean", "noise"] = "residual"
-    """Residual: what z_y lacks of the clean latent, given z_t (EDM's preconditioning); clean: the same without a skip
-    from z_t, which no noise then passes, and equal at pure noise, so a run may begin from the other; noise: epsilon."""
+    prediction: Literal["residual", "clean", "noise"] | None = None
+    """Residual: what z_y lacks of the clean latent, given z_t (EDM's preconditioning). Clean: the same without a skip
+    from z_t, which no noise then passes, and equal at pure noise, so a run may begin from the other. Noise: epsilon.
+    None: clean where the network of `init` predicts that, else residual."""
     num_classes: int = Field(0, ge=0)
     """Entries of DiT's class table less the null class, which is the one used; 0: no table."""
     learned_variance: bool = False

@@ -23,12 +23,14 @@ def parts(tmp_path_factory):
     return folder
 
 
-def objective(parts, **sampler) -> SamplerObjective:
+SIZES = {"width": 32, "depth": 2, "heads": 2, "control_depth": 1}
+
+
+def objective(parts, init=None, transformer=SIZES | {"prediction": "clean"}, **sampler) -> SamplerObjective:
     return build_objective(DiffusionConfig(
         task="diffusion", output="unused", images=8, batch=2, autoencoder=str(parts / "autoencoder"),
-        restoration=parts / "restoration", denoising_weight=0.0, mask_modelling=False,
-        transformer={"width": 32, "depth": 2, "heads": 2, "control_depth": 1, "prediction": "clean"},
-        alignment={"layer": 1}, data={"photos": "unused", "crop": SIDE},
+        restoration=parts / "restoration", denoising_weight=0.0, mask_modelling=False, init=init,
+        transformer=transformer, alignment={"layer": 1}, data={"photos": "unused", "crop": SIDE},
         sampler={"weight": 1.0, "steps": 1, "trained_steps": 4, "decoder_blocks": 1} | sampler))
 
 
@@ -90,6 +92,17 @@ def test_the_first_step_has_nothing_but_noise(parts):
     (z_t, timestep, _), = evaluations(task)
     noise = z_t[:, : task.autoencoder.config.latent_channels]  # the map's half is hidden
     assert timestep == 999 and float(noise.std()) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("begun", ["residual", "clean"])
+@pytest.mark.parametrize("asked", [None, "residual", "clean"])
+def test_a_run_keeps_what_its_network_predicts_unless_told_otherwise(parts, tmp_path, begun, asked):
+    """Else a run from the built-in model would draw other pictures than that model from the second step on."""
+    first = objective(parts, transformer=SIZES | {"prediction": begun}).model
+    for name in ("transformer", "controlnet"):
+        first[name].save_pretrained(tmp_path / name)
+    task = objective(parts, init=tmp_path, transformer=SIZES | {"prediction": asked})
+    assert task.model["transformer"].config.noise_skip == ((asked or begun) == "residual")
 
 
 class Judge(torch.nn.Module):

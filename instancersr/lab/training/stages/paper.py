@@ -109,10 +109,12 @@ class PaperObjective(Objective):
         size, folder = self.config.transformer, self.config.init
         check_settings(parts["transformer"], transformer_settings(size, channels), folder)
         check_settings(parts["controlnet"], {"depth": size.control_depth}, folder / "controlnet")
-        predicts = "noise" if parts["transformer"].config.residual_std is None else "residual"
-        if (predicts == "noise") != (size.prediction == "noise"):
-            raise ConfigError(f"transformer: prediction is {size.prediction} here, {predicts} in {folder}")
-        parts["transformer"].register_to_config(noise_skip=size.prediction != "clean")
+        begun = parts["transformer"].config
+        predicts = "noise" if begun.residual_std is None else "residual" if begun.noise_skip else "clean"
+        wanted = size.prediction or ("residual" if predicts == "noise" else predicts)
+        if (predicts == "noise") != (wanted == "noise"):
+            raise ConfigError(f"transformer: prediction is {wanted} here, {predicts} in {folder}")
+        parts["transformer"].register_to_config(noise_skip=wanted != "clean")
 
     def parameter_groups(self, model: nn.ModuleDict) -> list[dict[str, Any]]:
         """`params` and `lr_scale` of what is trained: the backbone, and everything new."""
