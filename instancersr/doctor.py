@@ -85,7 +85,7 @@ def _package(name: str) -> Finding:
 
 def _heic() -> Finding:
     found = installed_version("pillow-heif")
-    return Finding("", found or "no", advice=None if found else "for HEIC pictures: pip install pillow-heif")
+    return Finding("", found or "no", advice=None if found else "pip install pillow-heif")
 
 
 # ------------------------------------------------------------------------------------------------- speed

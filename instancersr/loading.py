@@ -137,7 +137,7 @@ def pick_engine(model: Model, device: Device, engine: EngineName = "auto") -> Li
         UserError: torch is needed, and not installed.
     """
     if engine == "torch" or (engine == "auto" and device == "mps"):
-        return _torch_for(f"--engine torch or --device {device}")
+        return _torch_for("--engine torch" if engine == "torch" else "--device mps")
     if not model.has_graphs:
         if engine == "onnx" or find_spec("torch") is None:
             raise UserError(f"{model.folder} has no graphs for ONNX Runtime; where torch is installed, make them with: "

@@ -87,6 +87,8 @@ def find_model(name: str) -> Model:
     Raises:
         OSError: there is no such model.
     """
+    if not name:
+        raise OSError("its name is empty; 'builtin' is the one in this package")
     folder = BUILTIN if name == "builtin" else Path(name)
     if (folder / INDEX).is_file():
         return Model(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import get_args
 
 from .color import COLOR_FIXES
@@ -67,6 +68,10 @@ class Recipe:
 
 def check(recipe: Recipe) -> None:
     """Raises a ValueError that names the first argument that is out of its range."""
+    for name in ("scale", "fidelity", "strength", "denoise"):
+        check_number(name, getattr(recipe, name))
+    for name in ("steps", "seed", "tile", "tile_batch", "overlap"):
+        check_number(name, getattr(recipe, name), Integral)
     if not 1 <= recipe.scale <= SCALE**2:
         raise ValueError(f"scale must be 1 to {SCALE**2}, not {recipe.scale}")
     if recipe.steps < 1:
@@ -87,6 +92,12 @@ def check(recipe: Recipe) -> None:
         raise ValueError(f"strength must be 0 to 1, not {recipe.strength}")
     if recipe.overlap < 0:
         raise ValueError(f"overlap must be 0 or more, not {recipe.overlap}")
+
+
+def check_number(name: str, value: object, kind: type = Real) -> None:
+    """Raises a ValueError where the value of the argument with this name, if there is one, is no such number."""
+    if value is not None and not isinstance(value, kind):
+        raise ValueError(f"{name} must be a {'whole ' if kind is Integral else ''}number, not {value!r}")
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:

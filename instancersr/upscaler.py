@@ -39,7 +39,7 @@ from .images.reading import read_image, upright
 from .instances.codes import decode_id_map
 from .instances.maps import merge_objects, resize_ids
 from .instances.regions import segment
-from .recipe import BEST_STEPS, QUALITIES, Defaults, Quality, Recipe, check, check_choice
+from .recipe import BEST_STEPS, QUALITIES, Defaults, Quality, Recipe, check, check_choice, check_number
 from .sampling import Known, NoiseField, Schedule, sample
 from .tiling import IdCanvas, Tile, TileCanvas, fitted_side, plan_tiles
 
@@ -146,6 +146,9 @@ class Upscaler:
                 and not keep)
         if denoise is None and self.denoises:
             denoise = automatic_denoise(photo.rgb, photo.quality)
+        check_number("denoise", denoise)
+        if len(merge) and not maps:
+            raise ValueError("merge is for objects of the map; ask for instances, or for edits")
         if fidelity is None:  # damaged photos want more of it than those that the grain parts draw
             fidelity = self.defaults.fidelity * (1 if denoise is None else denoise)
         recipe = Recipe(scale, steps if num_inference_steps is None else num_inference_steps, seed, start_from,

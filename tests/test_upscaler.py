@@ -96,6 +96,11 @@ def test_a_models_own_quality_holds_where_the_call_names_none(upscaler, photo):
 def test_quality_and_seed_are_checked(upscaler, photo):
     with pytest.raises(ValueError, match="quality must be one of fast, balanced, best, not 'good'"):
         upscaler(photo, quality="good")
+    for name, value in {"scale": "4", "denoise": "x", "fidelity": "all", "seed": 1.5, "tile": 64.0}.items():
+        with pytest.raises(ValueError, match=f"{name} must be a (whole )?number, not {value!r}"):
+            upscaler(photo, **{name: value})
+    with pytest.raises(ValueError, match="merge is for objects of the map"):
+        upscaler(photo, instances=False, merge=[(1, 2)])
     with pytest.raises(ValueError, match="seed must be"):
         upscaler(photo, seed=-1)
 

@@ -34,6 +34,7 @@ class Job:
     problem: why it cannot be done, known before any work. compression: how the picture is packed.
     whole: whether a source that is cut off is an error, as it may be a copy in progress.
     keep: whether results that exist are left as they are, and only what is missing of picture and map is written.
+    overwrite: whether results that exist are replaced.
     """
 
     source: Path
@@ -43,6 +44,7 @@ class Job:
     compression: Compression = Compression()
     whole: bool = False
     keep: bool = False
+    overwrite: bool = False
 
     @property
     def is_finished(self) -> bool:
@@ -52,6 +54,12 @@ class Job:
     @property
     def writes(self) -> list[Path]:
         return [self.output, *self.maps]
+
+    @property
+    def taken(self) -> Path | None:
+        """A result that exists, where it is neither kept nor replaced."""
+        free = self.keep or self.overwrite
+        return None if free else next((path for path in self.writes if path.exists() and not path.is_dir()), None)
 
     @property
     def maps(self) -> list[Path]:
@@ -123,7 +131,7 @@ def _read(job: Job, scale: float) -> Iterator[Photo]:
                             "it has changed; if not, enlarge it without --watch")
         height, width = (round(side * scale) for side in photo.rgb.shape[:2])
         for path in job.writes:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             if path.suffix != ".json":
                 check_writable(path, width, height)
         yield photo
@@ -131,8 +139,17 @@ def _read(job: Job, scale: float) -> Iterator[Photo]:
             return
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: this folder cannot be made ({error.strerror}); choose another --output") from error
+
+
 def _write(job: Job, results: list[tuple[np.ndarray, Photo]], ids: np.ndarray | None) -> list[str]:
     """Writes the pictures, and the map of the first."""
+    if job.taken:  # since the batch was planned, or by another process
+        raise UserError(exists(job.taken))
     kept = {path for path in job.writes if job.keep and os.path.isfile(path)}
     notes: list[str | None] = []
     if job.output in kept:
@@ -161,6 +178,11 @@ def id_colors(count: int) -> np.ndarray:
     bits = (codes[:, None] >> np.arange(23, -1, -1) & 1).astype(np.uint8)  # (count + 1, 24), highest first
     # Every third bit is one channel's, so that each channel gets some of the high ones.
     return np.packbits(bits.reshape(-1, 8, 3), axis=1)[:, 0]
+
+
+def exists(path: Path) -> str:
+    """Why a result is not written."""
+    return f"{path} exists, use --overwrite to replace it"
 
 
 def explain(source: Path, error: BaseException) -> str:

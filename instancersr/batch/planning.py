@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..images.folders import Found, search
-from ..images.formats import READABLE, WRITABLE, holds_frames
+from ..images.formats import READABLE, WRITABLE, holds_frames, written_format
 from ..images.reading import Header, read_header
-from .jobs import Job
+from .jobs import Job, exists
 from .naming import distinct_stems, fitting, key
 
 RESULTS = "made by this program"
@@ -66,6 +66,8 @@ def plan_jobs(inputs: list[Path], output: Path | None, mark: str, suffix: str | 
     """
     if _names_a_file(inputs, output):
         assert output is not None
+        if suffix and written_format(suffix) != written_format(output.suffix):
+            raise UserError(f"--format: {suffix.removeprefix('.')}, but --output names {output}; leave one of them out")
         return Plan([Job(inputs[0], output, _map_beside(output, output.stem) if instances else None,
                          read_header(inputs[0]).problem)])
     plan = Plan()
@@ -222,6 +224,7 @@ def find_problems(jobs: list[Job], overwrite: bool) -> None:
     sources = {key(job.source) for job in jobs}
     owners: dict[str, Job] = {}
     for job in jobs:
+        job.overwrite = overwrite
         if job.problem:
             continue
         for path in job.writes:
@@ -230,8 +233,8 @@ def find_problems(jobs: list[Job], overwrite: bool) -> None:
                 job.problem = f"{path} is an input and is never overwritten; choose another --output"
             elif real in owners:
                 job.problem = f"{path} is the result of {owners[real].source} already; rename one of them"
-            elif os.path.exists(path) and not os.path.isdir(path) and not (overwrite or job.keep):
-                job.problem = f"{path} exists, use --overwrite to replace it"
+            elif path == job.taken:
+                job.problem = exists(path)
             if job.problem:
                 break
             owners[real] = job

@@ -117,7 +117,9 @@ def _run_pool(jobs: dict[int, Job], call: Call, workers: int,
         numbers = _submit(pool, jobs, call)
         yield from _results(numbers, jobs)
     except KeyboardInterrupt:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for future, number in numbers.items():
+            if future.cancel():
+                jobs.pop(number, None)
         try:
             tell("pictures in work are finished first; Ctrl-C again gives them up")
             yield from _results(numbers, jobs)
@@ -145,15 +147,13 @@ def _end_workers() -> None:
 
 
 def _results(numbers: dict[Future, int], jobs: dict[int, Job]) -> Generator[Result, None, None]:
-    """What becomes of the jobs that are not done yet, but for cancelled ones.
+    """What becomes of those of the jobs that are in `jobs` still.
 
     Raises:
         BrokenProcessPool: a worker was killed; all that was done is given before.
     """
     killed = False
     for future in as_completed([future for future, number in numbers.items() if number in jobs]):
-        if future.cancelled():
-            continue
         if isinstance(future.exception(), (BrokenProcessPool, SystemExit)):  # SystemExit: by SIGTERM
             killed = True
         else:

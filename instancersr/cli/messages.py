@@ -81,6 +81,17 @@ def one_line_errors() -> Iterator[None]:
 
 
 @contextmanager
+def naming_stdout() -> Iterator[None]:
+    """Around what writes to stdout: an error says so. A reader that has gone away is the caller's to know."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(f"stdout cannot be written ({error.strerror})") from error
+
+
+@contextmanager
 def needs(extra: str) -> Iterator[None]:
     """Around imports that are in an optional part of the installation.
 

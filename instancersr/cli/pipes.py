@@ -11,6 +11,8 @@ from pathlib import Path
 
 from instancersr.errors import UserError
 
+from .messages import naming_stdout
+
 PIPE = Path("-")
 """Stands for stdin as an input, and for stdout as the output."""
 
@@ -48,8 +50,9 @@ def piped(inputs: list[Path], output: Path | None, suffix: str | None,
             target = Path(folder, f"stdout{suffix or _own_suffix(source)}")
         yield [source], target
         if output == PIPE and target.exists():
-            sys.stdout.buffer.write(target.read_bytes())
-            sys.stdout.buffer.flush()
+            with naming_stdout():
+                sys.stdout.buffer.write(target.read_bytes())
+                sys.stdout.buffer.flush()
 
 
 def _named(path: Path, data: bytes) -> Path:

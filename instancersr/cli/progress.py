@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from .messages import as_line, printable
+from .messages import as_line, naming_stdout, printable
 
 if TYPE_CHECKING:
     from instancersr.batch.jobs import Result
@@ -104,7 +105,8 @@ class PictureProgress:
             record = _as_record(result) | self._record | {
                 "input": self._names.get(source, source), "notes": [self._named(note) for note in result.notes],
                 "error": result.error and self._named(result.error)}
-            typer.echo(json.dumps(record))
+            with naming_stdout():
+                typer.echo(json.dumps(record))
         elif result.error is not None:
             self._print(as_line(self._named(result.error)), style="red")
         else:
@@ -124,7 +126,8 @@ class PictureProgress:
     def _print(self, line: Text, style: str | None = None) -> None:
         """A styled line is for stderr. On a terminal all go through the console that draws the bars."""
         console = self._errors if style or self._bars else self._out
-        console.print(line, style=style, soft_wrap=True)
+        with naming_stdout() if console is self._out else nullcontext():
+            console.print(line, style=style, soft_wrap=True)
 
 
 def _as_record(result: Result) -> dict[str, Any]:

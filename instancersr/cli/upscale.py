@@ -202,38 +202,40 @@ def upscale(
                                  param_hint="--resample")
     to_stdout = output == PIPE
     suffix = _suffix(format)
-    with (unwinding(), own_words_only(), one_line_errors(),
-          piped(inputs, output, suffix, as_json or instances) as (files, output)):
+    with unwinding(), own_words_only(), one_line_errors():
         from instancersr.batch.planning import Plan, plan_jobs, refuse_several
         from instancersr.batch.watching import watch as watch_folders
         from instancersr.batch.workers import Call
         from instancersr.images.writing import Compression
 
-        plans = [Plan()]  # Ctrl-C may come before there is another
-        edited = bool(strengths or resample or groups)
+        with piped(inputs, output, suffix, as_json or instances) as (files, output):
+            plans = [Plan()]  # Ctrl-C may come before there is another
+            edited = bool(strengths or resample or groups)
 
-        def plan() -> list[Job]:
-            found = plan_jobs(files, output, f"_x{scale:g}", suffix, instances, include_results)
-            for job in found.jobs:
-                job.compression, job.whole = Compression(file_quality, lossless), watch
-                job.keep = skip_existing or watch
-            plans[:] = [found.skip_finished() if skip_existing or watch else found]
+            def plan() -> list[Job]:
+                found = plan_jobs(files, output, f"_x{scale:g}", suffix, instances, include_results)
+                for job in found.jobs:
+                    job.compression, job.whole = Compression(file_quality, lossless), watch
+                    job.keep = skip_existing or watch
+                plans[:] = [found.skip_finished() if skip_existing or watch else found]
+                if edited:
+                    refuse_several(plans[0].jobs)
+                return plans[0].jobs
+
+            options = {"num_inference_steps": steps, "start_from": start_from, "color_fix": color_fix,
+                       "tile": tile or None, "quality": quality, "denoise": denoised, "merge": groups,
+                       **_fidelity(fidelity, bool(strengths))}
+            call = Call(model, device, threads, engine, scale=scale, seed=0 if resample else seed, options=options,
+                        segmenter=segmenter)
             if edited:
-                refuse_several(plans[0].jobs)
-            return plans[0].jobs
-
-        options = {"num_inference_steps": steps, "start_from": start_from, "color_fix": color_fix, "tile": tile or None,
-                   "quality": quality, "denoise": denoised, "merge": groups, **_fidelity(fidelity, bool(strengths))}
-        call = Call(model, device, threads, engine, scale=scale, seed=0 if resample else seed, options=options,
-                    segmenter=segmenter)
-        if edited:
-            _check_single(plan(), watch)
-        if strengths or resample:
-            call = replace(call, edits=lambda job: _edits(job.source, scale, strengths, resample or [], seed))
-        batches = watch_folders(plan) if watch else iter([plan()])
-        with PictureProgress(Console(stderr=True), {"seed": seed, "model": model} if as_json else None,
-                             silent=to_stdout, names={str(files[0]): "stdin"} if inputs == [PIPE] else {}) as progress:
-            _run_batches(batches, call, jobs, ray, overwrite, progress, ends_with_interrupt=watch)
+                _check_single(plan(), watch)
+            if strengths or resample:
+                call = replace(call, edits=lambda job: _edits(job.source, scale, strengths, resample or [], seed))
+            batches = watch_folders(plan) if watch else iter([plan()])
+            names = {str(files[0]): "stdin"} if inputs == [PIPE] else {}
+            with PictureProgress(Console(stderr=True), {"seed": seed, "model": model} if as_json else None,
+                                 to_stdout, names) as progress:
+                _run_batches(batches, call, jobs, ray, overwrite, progress, ends_with_interrupt=watch)
         progress.conclude(plans[0].left_out, plans[0].skipped if skip_existing else 0)
         if progress.failed:
             raise typer.Exit(1)

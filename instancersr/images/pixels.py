@@ -83,8 +83,9 @@ def to_photo(image: Image.Image, metadata: Metadata = Metadata(), lower: Image.I
     if profile and not _fits(profile, image):
         converted = _to_srgb(image, profile)
         image, profile = converted or image, None
+        plainly = "; its colours were converted to sRGB by a plain formula" if image.mode == "CMYK" else ""
         notes.append("its colours were converted to sRGB" if converted else
-                     "its colour profile is for another kind of pixels and was left out")
+                     f"its colour profile is damaged, or for another kind of pixels, and was left out{plainly}")
     elif image.mode == "CMYK":
         notes.append("it is CMYK without a colour profile; its colours were converted to sRGB by a plain formula")
     try:

@@ -18,6 +18,7 @@ from PIL import Image, ImageCms
 from typer.testing import CliRunner
 
 from instancersr.cli.app import app
+from instancersr.images.reading import read_frames
 
 
 @pytest.fixture
@@ -463,6 +464,35 @@ def test_existing_results_and_inputs_are_not_overwritten(upscale):
     assert Path("b.png").read_bytes() == original
 
 
+def test_a_result_that_appears_while_the_batch_runs_is_not_overwritten(upscale, monkeypatch):
+    """As that of another process that works on the same folder."""
+    save("a.png")
+
+    def read(path):
+        Path("a_x4.png").write_text("precious")
+        return read_frames(path)
+
+    monkeypatch.setattr("instancersr.batch.jobs.read_frames", read)
+    code, _, err = upscale("a.png")
+    assert code == 1 and err == ["error: a.png: a_x4.png exists, use --overwrite to replace it", "0 done, 1 failed"]
+    assert Path("a_x4.png").read_text() == "precious"
+    assert upscale("a.png", "--overwrite")[0] == 0 and Path("a_x4.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_format_that_the_outputs_name_contradicts_is_refused(upscale):
+    save("a.png")
+    code, _, err = upscale("a.png", "--format", "png", "-o", "x.jpg")
+    assert code == 2 and err == ["error: --format: png, but --output names x.jpg; leave one of them out"]
+    assert upscale("a.png", "--format", "jpeg", "-o", "x.jpg")[0] == 0
+
+
+def test_a_folder_that_cannot_be_made_is_named(upscale):
+    save("a.png")
+    Path("file").write_text("")
+    assert upscale("a.png", "-o", "file/b.png")[2][0] == (
+        "error: a.png: file: this folder cannot be made (File exists); choose another --output")
+
+
 def test_unwritable_outputs(upscale):
     save("a.png")
     Path("file").write_text("")
@@ -574,6 +604,24 @@ def test_ctrl_c_with_several_jobs_counts_all_that_is_written_and_the_second_give
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_with_several_jobs_ends_by_itself_when_pictures_still_wait(tiny_model, tmp_path):
+    for number in range(40):
+        picture(16, 600).save(tmp_path / f"{number:02d}.png")
+    command = [sys.executable, "-m", "instancersr", "upscale", ".", "--tile", "16", "--steps", "20", "--json",
+               "--model", str(tiny_model), "--jobs", "2"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+                               text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    first = process.stdout.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    done = [json.loads(line)["output"] for line in [first, *out.splitlines()]]
+    assert process.returncode == 130 and err.splitlines()[-1] == f"interrupted: {len(done)} done"
+    assert 0 < len(done) < 40
+    assert sorted(done) == [name for name in written(tmp_path) if name.endswith("_x4.png")]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_sigterm_ends_with_143_and_leaves_no_half_file_and_no_copy_of_stdin(tiny_model, tmp_path):
     """It comes while the result is written, after which a line says where it went."""
     (tmp_path / "temporary").mkdir()
@@ -633,6 +681,18 @@ def test_a_closed_pipe_is_one_line(tmp_path, closed, said):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell's syntax")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a full device")
+@pytest.mark.parametrize("output", ["-", "b.png"])
+def test_a_full_stdout_is_named(tiny_model, tmp_path, output):
+    save(str(tmp_path / "a.png"))
+    command = [sys.executable, "-m", "instancersr", "upscale", "a.png", "-o", output, "--model", str(tiny_model)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, text=True, stdout=full, stderr=subprocess.PIPE, timeout=120, cwd=tmp_path,
+                              env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["error: stdout cannot be written (No space left on device)"]
+
+
 def test_a_picture_is_made_though_stderr_is_closed(tiny_model, tmp_path):
     save(str(tmp_path / "a.png"))
     script = f"{sys.executable} -m instancersr upscale {tmp_path} --model {tiny_model} --steps 1 2>&-"

@@ -188,5 +188,12 @@ def is_hidden(path: PurePosixPath) -> bool:
 
 
 def state_of(sources: Sequence[Path]) -> list[list[str | int]]:
-    """What tells one state of the sources from another: path, size and time of each."""
-    return [[str(s.resolve()), s.stat().st_size, s.stat().st_mtime_ns] for s in sources]
+    """What tells one state of the sources from another: path, size and time of each tar, or photo, or photo's masks."""
+    files = [file for source in sources for file in (_photos_and_masks(source) if source.is_dir() else [source])]
+    return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def _photos_and_masks(folder: Path) -> list[Path]:
+    files = _files_of_folder(folder)
+    photos = sorted(path for path in files if path.suffix.lower() in PHOTO_SUFFIXES)
+    return [Path(files[path].file) for photo in photos for path in (photo, photo.with_suffix(".json")) if path in files]

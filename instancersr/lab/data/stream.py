@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load
 
 from .dataset import Picture
@@ -120,7 +121,19 @@ class ShardPhotos:
         encoded = self.index.read(row, "safetensors")
         if encoded is None:
             raise DataError("no stored tensors; set data.stored=false, or prepare with --latents and --features")
+        return decode_tensors(encoded)
+
+
+def decode_tensors(encoded: bytes) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
         return load(encoded)
+    except SafetensorError as error:
+        raise DataError(f"its stored tensors cannot be read ({error})") from error
 
 
 def stored_settings(photos: str | Path) -> dict[str, Any]:
@@ -129,7 +142,7 @@ def stored_settings(photos: str | Path) -> dict[str, Any]:
 
 
 def stored_shapes(photos: str | Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors that the first photo of the shards has.
+    """Shapes of the tensors that the first photo of the shards has, of those whose tensors can be read.
 
     Raises:
         DataError: it has none.
@@ -139,5 +152,9 @@ def stored_shapes(photos: str | Path) -> dict[str, tuple[int, ...]]:
         if member.name.endswith(".safetensors"):
             with open(source, "rb") as file:
                 file.seek(member.offset_data)
-                return {name: tuple(tensor.shape) for name, tensor in load(file.read(member.size)).items()}
+                encoded = file.read(member.size)
+            try:
+                return {name: tuple(tensor.shape) for name, tensor in decode_tensors(encoded).items()}
+            except DataError:  # training leaves it out and says so; the next one has the same shapes
+                continue
     raise DataError(f"{source}: no stored tensors; set data.stored=false, or prepare with --latents and --features")

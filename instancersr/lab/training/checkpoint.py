@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from instancersr.errors import UserError
 from instancersr.files import replace_folder
@@ -102,7 +103,7 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
     """Puts a checkpoint into `state`.
 
     Raises:
-        ValueError: the checkpoint is of a network of another shape.
+        ValueError: the checkpoint is of a network of another shape, or damaged.
     """
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.api import CheckpointException
@@ -110,13 +111,28 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
 
     tensors = _tensors(state)
     try:
+        saved = dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+        shapes = {name: tuple(getattr(entry, "size", ())) for name, entry in saved.items()}
+        if any(shapes.get(name) != tuple(tensor.shape) for name, tensor in _flat(tensors)):
+            raise ValueError(f"{checkpoint}: does not fit this configuration; use another output folder, or init to "
+                             "begin from its model")
         _quiet(dcp.load, tensors, checkpoint)
-    except (CheckpointException, RuntimeError, ValueError, KeyError) as error:
-        raise ValueError(f"{checkpoint}: does not fit this configuration; use another output folder") from error
+    except (CheckpointException, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"{checkpoint}: is damaged; move it away, and the same command goes on from the checkpoint "
+                         "before it, or from the beginning") from error
     set_state_dict(state.model, state.optimizer, model_state_dict=tensors["model"],
                    optim_state_dict=tensors["optimizer"])
     state.ema.load_state_dict(tensors["ema"])
     state.images = json.loads((checkpoint / "state.json").read_text())["images"]
+
+
+def _flat(tensors: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors by the names that they have in a checkpoint."""
+    for name, value in tensors.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name}.")
+        elif isinstance(value, Tensor):
+            yield f"{before}{name}", value
 
 
 def _tensors(state: TrainState) -> dict[str, Any]:

@@ -78,6 +78,8 @@ class DataConfig(Section):
     def _stored_is_streamed(self) -> DataConfig:
         if self.stored and not self.stream:
             raise ValueError("stored: tensors are stored in shards; set data.stream=true")
+        if self.stream and self.keys != ["*"]:
+            raise ValueError("keys: shards are streamed whole; leave data.keys out, or set data.stream=false")
         changed = [key for key in ALTERING if getattr(self, key) != type(self).model_fields[key].default]
         if self.stored and changed:
             raise ValueError(f"stored: the latents are of photo and map as they are, so {', '.join(changed)} cannot "
@@ -411,6 +413,10 @@ class DiffusionConfig(TrainConfig):
                              f"{self.alignment.every}, which counts the images of each part")
         if self.micro_batch == 1 and self.alignment.dispersion_weight:
             raise ValueError("alignment.dispersion_weight compares the images of a part; set micro_batch to 2 or more")
+        idle = sorted(self.sampler.model_fields_set - {"weight", "steps"})
+        if idle and not self.sampler.weight:
+            raise ValueError(f"sampler.{idle[0]} does nothing while sampler.weight is 0; set that, or leave it "
+                             "out")
         if self.data.crop % (8 * self.transformer.patch_size):
             raise ValueError(f"data.crop {self.data.crop} does not divide into tokens of "
                              f"{8 * self.transformer.patch_size} pixels")

@@ -9,7 +9,6 @@ import shutil
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -30,11 +29,12 @@ from .health import LossWatch
 from .processes import Processes, Terms, gradient_sync, local_parameters, shard, transformer_blocks, whole_state
 from .randomness import Draws
 from .record import record_start
+from .skipped import SkippedPhotos
 from .stages import build_objective
 
 SKIPPED = "skipped.jsonl"
 SAMPLE_BATCH = 16
-"""Validation crops that are evaluated at once."""
+"""Images that are evaluated, or measured before the first step, at once, where micro_batch does not say less."""
 
 
 def train_from_config(path: Path, overrides: list[str] | None = None) -> Path:
@@ -69,8 +69,7 @@ class Trainer:
         self.photos = open_photos(config.data)  # may take longer than a process group waits
         self.processes = Processes(config.device)
         self.device = self.processes.device
-        if config.batch % self.processes.count:
-            raise ConfigError(f"batch: {config.batch} images do not divide among {self.processes.count} processes")
+        check_share(config, self.processes.count)
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
@@ -82,7 +81,7 @@ class Trainer:
         self.state, self.terms = self._distribute()
         self.stopped_by: int | None = None
         self.watch = LossWatch(config.optimizer.loss_limit)
-        self.skipped = listed_photos(config.output / SKIPPED)
+        self.skipped = SkippedPhotos(config.output / SKIPPED)
 
     def run(self) -> Path:
         """Trains to the end, or to the signal that ends it; returns the exported folder."""
@@ -175,20 +174,20 @@ class Trainer:
             return  # the block transform alone, or the map decoder: fitting it was all
         if config.compile:
             compile_networks(state.model)
+        due = False
         for batch in self._batches(state.images, config.images):
             self._note_skipped(batch.pop("skipped"), display)
             terms, stops = self._step(self._to_device(batch))
             before, state.images = state.images, state.images + config.batch
             display.step(state.images, terms, state.optimizer.param_groups[0]["lr"])
-            if self._passed(config.log.sample_images, before):
-                self._look(display)
-            due = state.images >= config.images or self._passed(config.log.checkpoint_images, before)
-            if (stops or due) and self.watch.healthy:
+            due = due or stops or state.images >= config.images or self._passed(config.log.checkpoint_images, before)
+            if due and self.watch.healthy:  # else a later step saves, or the watch ends the run
                 self._save()
-            if stops:
-                saved = list_checkpoints(config.output)
-                at = int(saved[-1].name.split("-")[1]) if saved else 0
-                raise KeyboardInterrupt(f"checkpoint saved at {at} images; the same command goes on")
+                due = False
+                if stops:
+                    raise KeyboardInterrupt(f"checkpoint saved at {state.images} images; the same command goes on")
+            if self._passed(config.log.sample_images, before):  # after the checkpoint: a failure here loses no training
+                self._look(display)
 
     def _step(self, batch: dict[str, Tensor]) -> tuple[dict[str, float], bool]:
         """One step of the optimizer: its mean loss terms over all processes, and whether one was told to stop."""
@@ -219,17 +218,10 @@ class Trainer:
 
     def _note_skipped(self, photos: Iterable[Skipped], display: Display) -> None:
         """Says which photos could not be used, each once, and lists them in `skipped.jsonl` of the run's folder."""
-        new = {photo.photo: photo for photo in photos if photo.photo not in self.skipped}
-        if not new:
-            return
-        path = self.config.output / SKIPPED
-        listed = listed_photos(path)  # another process may have met the same photo in another epoch
-        self.skipped |= listed | new.keys()
-        with open(path, "a") as file:
-            file.writelines(json.dumps(asdict(photo)) + "\n" for name, photo in new.items() if name not in listed)
-        first = next(iter(new.values()))
-        display.console.print(f"left out so far: {len(self.skipped)} photos (skipped.jsonl), such as {first.photo}: "
-                              f"{first.reason}", soft_wrap=True, highlight=False)
+        first = self.skipped.note(photos)
+        if first is not None:
+            display.console.print(f"left out so far: {len(self.skipped.names)} photos ({SKIPPED}), such as "
+                                  f"{first.photo}: {first.reason}", soft_wrap=True, highlight=False)
 
     def _with_means(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch with what `Objective.counts` asks for."""
@@ -268,14 +260,20 @@ class Trainer:
 
     # -------------------------------------------------------------------------------- data and looks
 
+    @property
+    def _most_at_once(self) -> int:
+        return min(SAMPLE_BATCH, self.config.micro_batch or SAMPLE_BATCH)
+
     def _dataset(self, held_out: bool) -> CropDataset:
         masks = self.objective.needs_masks
         return crops(self.config, self.photos, held_out, masks, colored=held_out or self.objective.needs_colors)
 
     def _batches(self, start: int, stop: int, shared: bool = True) -> Iterator[dict]:
-        """The steps' batches; of each, this process' share, or all of it if it is not `shared` among them."""
-        place = (self.processes.number, self.processes.count) if shared else (0, 1)
-        numbers = BatchNumbers(start, stop, self.config.batch, *place)
+        """The steps' batches, of each this process' share; if not `shared`, the same small ones in every process."""
+        if shared:
+            numbers = BatchNumbers(start, stop, self.config.batch, self.processes.number, self.processes.count)
+        else:
+            numbers = BatchNumbers(start, stop, min(self._most_at_once, self.config.batch))
         return batches(self._dataset(held_out=False), numbers, self.config.data.workers, self.device)
 
     def _to_device(self, batch: dict) -> dict[str, Tensor]:
@@ -287,6 +285,8 @@ class Trainer:
         if average is not None:
             average.to(self.device)
             self._validate(average, display)
+        if self.whole is not None:  # a whole copy, which a device that holds shards has no room for in training
+            self.whole.to("cpu")
         self.processes.wait()
 
     @torch.no_grad()
@@ -298,10 +298,11 @@ class Trainer:
             return
         totals: dict[str, float] = {}
         rows: list[Tensor] = []
-        for number, cpu_batch in enumerate(DataLoader(dataset, SAMPLE_BATCH, sampler=range(count), collate_fn=collate)):
+        most = self._most_at_once
+        for number, cpu_batch in enumerate(DataLoader(dataset, most, sampler=range(count), collate_fn=collate)):
             batch = self._to_device(cpu_batch)
             size = len(batch["hr"])
-            images = range(number * SAMPLE_BATCH, number * SAMPLE_BATCH + size)
+            images = range(number * most, number * most + size)
             with self._autocast():
                 scores = self.objective.validate(average, batch, Draws(0, images))
                 if not rows:
@@ -348,9 +349,17 @@ def begin_moments(optimizer: torch.optim.AdamW) -> None:
                                           "exp_avg_sq": torch.zeros_like(parameter)}
 
 
-def listed_photos(path: Path) -> set[str]:
-    """The photos that a run's list of what it could not use has so far."""
-    return {json.loads(line)["photo"] for line in path.read_text().splitlines()} if path.exists() else set()
+def check_share(config: AnyTrainConfig, processes: int) -> None:
+    """Whether a batch divides among so many processes, and leaves each what its losses need.
+
+    Raises:
+        ConfigError: it does not; names the key.
+    """
+    if config.batch % processes:
+        raise ConfigError(f"batch: {config.batch} images do not divide among {processes} processes")
+    if isinstance(config, DiffusionConfig) and config.alignment.dispersion_weight and config.batch == processes:
+        raise ConfigError("alignment.dispersion_weight compares the images of a process, which has one here; set batch "
+                          f"to {2 * processes} or more")
 
 
 def check_data(config: AnyTrainConfig) -> None:

@@ -1,6 +1,7 @@
 """Samples: pure functions of their number, whatever the source's form."""
 
 import json
+import shutil
 import tarfile
 from types import SimpleNamespace
 
@@ -114,6 +115,20 @@ def test_held_out_photos_never_mix_with_training_photos(cache, photo_folder, tmp
     keys = [{r.key for r in d.source.records} for d in (training, held_out)]
     assert keys[0] | keys[1] == {r.key for r in many.records} and not keys[0] & keys[1]
     assert all(is_held_out(k) for k in keys[1]) and 0 < len(keys[1]) < 15
+
+
+def test_masks_that_are_made_anew_and_photos_of_sub_folders_make_a_new_cache(photo_folder, tmp_path):
+    album = tmp_path / "album"
+    shutil.copytree(photo_folder, album)
+    before = build_cache(find_sources(album), tmp_path / "cache", 64)
+    masks = next(album.glob("*.json"))
+    masks.write_text(json.dumps(json.loads(masks.read_text()) | {"annotations": []}))
+    (album / "more").mkdir()
+    shutil.copy(next(album.glob("photo*.png")), album / "more")
+    after = build_cache(find_sources(album), tmp_path / "cache", 64)
+    assert len(after.records) == len(before.records) + 1
+    record = next(record for record in after.records if record.key == masks.stem)
+    assert not after.ids(record).any()
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])

@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import shutil
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -20,11 +22,12 @@ from instancersr.lab.data.index import open_index, shard_sources
 from instancersr.lab.data.pictures import ids_of_annotations
 from instancersr.lab.data.prepare.run import prepare_photos
 from instancersr.lab.data.prepare.sample import SampleSettings
-from instancersr.lab.data.sources import DataError, is_held_out
-from instancersr.lab.data.stream import GROUP_SHARDS, ShardPhotos
+from instancersr.lab.data.sources import DataError, Skipped, is_held_out
+from instancersr.lab.data.stream import GROUP_SHARDS, ShardPhotos, stored_shapes
 from instancersr.lab.method.models import RestorationNetwork
 from instancersr.lab.training.config import ConfigError, DiffusionConfig
 from instancersr.lab.training.randomness import Draws
+from instancersr.lab.training.skipped import SkippedPhotos
 from instancersr.lab.training.stages.paper import PaperObjective
 from instancersr.lab.training.trainer import train_from_config
 
@@ -237,6 +240,36 @@ def test_training_goes_on_and_names_them(models, damaged, tmp_path, capsys, work
     listed = [json.loads(line)["photo"] for line in (tmp_path / "run/skipped.jsonl").read_text().splitlines()]
     assert sorted(listed) == ["flat2", "flat3", "flat4"]
     assert "left out so far: 3 photos" in capsys.readouterr().out
+
+
+def test_the_list_of_unusable_photos_survives_a_line_that_was_cut_off(tmp_path):
+    one, other = SkippedPhotos(tmp_path / "skipped.jsonl"), SkippedPhotos(tmp_path / "skipped.jsonl")
+    assert one.note([Skipped("a", "x"), Skipped("b", "x")]).photo == "a" and one.note([Skipped("b", "y")]) is None
+    with open(one.path, "a") as file:
+        file.write('{"photo": "c", "rea')
+    assert SkippedPhotos(one.path).names == {"a", "b"}
+    assert other.note([Skipped("b", "x"), Skipped("d", "x")]).photo == "b"  # this process says so for the first time
+    lines = one.path.read_text().splitlines()
+    assert [json.loads(line)["photo"] for line in (lines[0], lines[1], lines[3])] == ["a", "b", "d"] and len(lines) == 4
+
+
+def test_a_photo_whose_stored_tensors_are_damaged_is_left_out(models, shards, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(shards, folder)
+    bad = []
+    for shard in folder.glob("*.tar"):
+        with tarfile.open(shard) as tar:
+            member = next(member for member in tar if member.name.endswith(".safetensors"))
+        content = bytearray(shard.read_bytes())
+        content[member.offset_data : member.offset_data + 16] = b"\xff" * 16
+        shard.write_bytes(bytes(content))
+        bad.append(member.name.removesuffix(".safetensors"))
+    assert stored_shapes(folder) == stored_shapes(shards)
+    source = photos(folder, tmp_path, stored=True)
+    skipped = {s.photo: s.reason for n in range(3 * len(source))
+               for s in source.choose(n, np.random.default_rng(0)).skipped}
+    assert set(skipped) == {key for key in bad if not is_held_out(key)}
+    assert all("its stored tensors cannot be read" in reason for reason in skipped.values())
 
 
 def test_shards_in_which_nothing_can_be_used_end_the_run(tmp_path):

@@ -74,6 +74,8 @@ def test_a_wrong_key_or_value_is_named_in_one_line(file, override, message):
     (["denoising_weight=0"], "denoising_weight and sampler.weight are both 0"),
     (["alignment.every=4", "micro_batch=2"], "micro_batch 2 does not divide by alignment.every 4"),
     (["alignment.dispersion_weight=1", "micro_batch=1"], "set micro_batch to 2 or more"),
+    (["sampler.trained_steps=4"], "sampler.trained_steps does nothing while sampler.weight is 0"),
+    (["data.stream=true", "data.keys=[a*]"], "keys: shards are streamed whole"),
 ])
 def test_sizes_that_do_not_fit(file, overrides, message):
     with pytest.raises(ConfigError, match=message):

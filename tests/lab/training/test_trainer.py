@@ -244,6 +244,55 @@ def test_checkpoint_of_another_network_is_refused(tmp_path, base):
         train_from_config(path, ["channels=16"])
 
 
+def test_a_damaged_checkpoint_is_told_from_another_network(tmp_path, base):
+    path = write(tmp_path, base, task="restoration", images=8, channels=8, blocks=1,
+                 log=base["log"] | {"checkpoint_images": 4})
+    train_from_config(path)
+    newest = list_checkpoints(tmp_path / "run")[-1]
+    for part in newest.glob("*.distcp"):
+        part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(ConfigError, match=f"{newest.name}: is damaged; move it away"):
+        train_from_config(path, ["images=12"])
+    newest.rename(tmp_path / "away")
+    train_from_config(path, ["images=12"])
+    assert [int(folder.name.split("-")[1]) for folder in list_checkpoints(tmp_path / "run")] == [8, 12]
+
+
+def test_a_failed_validation_loses_no_training(tmp_path, base, monkeypatch):
+    path = write(tmp_path, base, task="restoration", images=16, channels=8, blocks=1,
+                 log=base["log"] | {"sample_images": 8})
+    monkeypatch.setattr(Trainer, "_validate", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train_from_config(path)
+    assert [folder.name for folder in list_checkpoints(tmp_path / "run")] == ["checkpoint-0000000008"]
+
+
+def test_a_run_that_is_stopped_in_a_bad_step_saves_after_the_next_good_one(tmp_path, base, monkeypatch):
+    seen = []
+
+    def see(watch, images, *_):
+        seen.append(images)
+        watch._bad = int(images == 4)
+        if images == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("instancersr.lab.training.health.LossWatch.see", see)
+    with pytest.raises(KeyboardInterrupt, match="checkpoint saved at 8 images"):
+        train_from_config(write(tmp_path, base, task="restoration", images=100, channels=8, blocks=1,
+                                log=base["log"] | {"checkpoint_images": 1000}))
+    assert seen == [0, 2, 4, 6] and list_checkpoints(tmp_path / "run")[-1].name == "checkpoint-0000000008"
+
+
+def test_what_is_measured_before_the_first_step_fits_into_a_micro_batch(tmp_path, base, parts, monkeypatch):
+    sizes = []
+    monkeypatch.setattr("instancersr.lab.training.stages.paper.PaperObjective.measure_residual",
+                        lambda _, batches: sizes.extend(len(batch["hr"]) for batch in batches))
+    Trainer(load_config(write(tmp_path, base, task="diffusion", images=8, batch=8, micro_batch=2, **parts,
+                              transformer={"width": 32, "depth": 2, "heads": 2, "control_depth": 1},
+                              alignment={"layer": 1})))
+    assert sum(sizes) == 256 and set(sizes) == {2}
+
+
 def test_moments_from_the_start_are_those_of_the_first_step():
     ours, torchs = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
     late = torch.nn.Parameter(torch.ones(2))

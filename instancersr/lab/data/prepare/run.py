@@ -142,8 +142,10 @@ def model_devices(settings: SampleSettings, device: str, gpus: int | None) -> li
 def _check_folder(out: Path) -> None:
     if out.is_file():
         raise UserError(f"{out}: is a file, not a folder")
-    if not _finished(out) and out.exists() and any(path for path in out.iterdir()
-                                                   if path != out / PROGRESS and path.suffix != PART):
+    begun = (out / PROGRESS / SETTINGS).exists()  # then a shard without a record was ended between the two
+    if not _finished(out) and out.exists() and any(
+            path for path in out.iterdir() if path != out / PROGRESS and path.suffix != PART
+            and not (begun and path.match("shard-*.tar"))):
         raise UserError(f"{out}: holds other things; name an empty or a new folder")
 
 

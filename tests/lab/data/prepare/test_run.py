@@ -100,6 +100,18 @@ def test_other_settings_or_photos_are_an_error(shards, photo_folder, tmp_path):
     assert before == {file.name: file.read_bytes() for file in out.iterdir() if file.is_file()}
 
 
+def test_a_shard_that_was_written_before_its_record_is_written_again(photo_folder, tmp_path):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    prepare_photos(photo_folder, whole, SampleSettings(size=64), workers=1)
+    prepare_photos(photo_folder, out, SampleSettings(size=64), workers=1)
+    for path in [*out.glob("*.*"), *(out / ".progress").glob("shard-*.json")]:
+        if path.is_file() and path.suffix != ".tar":
+            path.unlink()
+    assert {path.name for path in out.iterdir()} == {".progress", "shard-000000.tar"}
+    prepare_photos(photo_folder, out, SampleSettings(size=64), workers=1)
+    assert (out / "shard-000000.tar").read_bytes() == (whole / "shard-000000.tar").read_bytes()
+
+
 def test_settings_are_free_until_a_shard_is_done(photo_folder, tmp_path):
     """Whoever mistypes a model's name needs no new folder."""
     def stop(done: int, total: int) -> None:
