@@ -23,13 +23,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from perception import judged, judges
+from judging import judged, judges
 from PIL import Image
 
 from instancersr.engines.torch import TorchEngine
 from instancersr.lab.evaluation.evaluate import summarize
 from instancersr.lab.pipeline import InstanceRSRPipeline
-from instancersr.recipe import Defaults
 from instancersr.sampling import Schedule
 from instancersr.upscaler import Upscaler
 
@@ -60,7 +59,7 @@ def ways(model: str, steps: int) -> dict[str, tuple[Upscaler, dict]]:
     load = InstanceRSRPipeline.from_pretrained
     whole = load(model)
     sampled = {"num_inference_steps": steps, "instances": False}
-    blind = Upscaler(MapBlindEngine(whole), Schedule.from_config(whole.scheduler.config), Defaults())
+    blind = Upscaler(MapBlindEngine(whole), Schedule.from_config(whole.scheduler.config), whole.upscaler.defaults)
     return {"nothing": (whole.upscaler, sampled),
             "transformer": (whole.upscaler, FAST),
             "control": (silence(load(model)).upscaler, sampled),
@@ -75,7 +74,7 @@ def main() -> None:
     parser.add_argument("--hr", required=True, type=Path)
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--alone", help="a model")
-    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=2, help="of the whole")
     parser.add_argument("--every", type=int, default=1, help="use every so many photos of each folder")
     parser.add_argument("--without", nargs="*", choices=PARTS, default=PARTS, help="parts to leave out, one by one")
     arguments = parser.parse_args()

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from perception import METRICS, judged, judges, luma, psnr
+from judging import METRICS, judged, judges, luma, psnr
 from PIL import Image
 
 from instancersr.lab.evaluation.artifacts import flat_ratio

@@ -9,7 +9,7 @@ choice, on faces and text, two seeds should agree better than elsewhere.
 import argparse
 
 import numpy as np
-from perception import luma, psnr
+from judging import luma, psnr
 
 from instancersr.geometry import SCALE
 from instancersr.loading import load_upscaler

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from perception import judged, judges
+from judging import judged, judges
 from PIL import Image
 
 from instancersr.lab.evaluation.artifacts import flat_ratio, grid_ratio

@@ -12,7 +12,7 @@ from .geometry import SCALE, SMALLEST
 from .presets import Quality
 
 QUALITIES: tuple[Quality, ...] = get_args(Quality)
-"""fast: the photo is drawn without a sample. balanced: the model's own number of steps. best: BEST_STEPS."""
+"""fast: the photo is drawn without a sample. balanced: the model's own number. best: BEST_STEPS, and fidelity 0."""
 BEST_STEPS = 4
 
 

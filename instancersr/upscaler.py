@@ -109,14 +109,15 @@ class Upscaler:
             start_from: "noise", or "lr": y-hat noised to the first timestep. The same thing where the first timestep
                 is pure noise, as with the shipped weights' schedule.
             fidelity: 1 is y-hat, closest to the input; 0 is the photo as drawn, richest. None for the model's default,
-                in a model with the control `denoise` times its value, so 0 for what the grain parts draw.
+                in a model with the control `denoise` times its value, so 0 for what the grain parts draw; 0 where
+                quality is "best".
             color_fix: "wavelet", "adain" or "none".
             tile: side of a tile in LR pixels; None chooses, and chooses smaller ones when memory runs out.
             tile_batch: tiles computed at once.
             progress: called with (tiles done, tiles in all).
             quality: "fast" draws the photo without a sample, "balanced" with the model's number of steps, "best" with
-                four; None for the model's default. Steps, edits, and models without a detail decoder need a sample,
-                whatever it says.
+                four steps and all the texture; None for the model's default. Steps, edits, and models without a detail
+                decoder need a sample, whatever it says.
             strength: 1 is the picture at this fidelity, 0 the one closest to the input: the fidelity becomes
                 1 - strength * (1 - fidelity).
             edits: other strengths, or other noise, for single objects, as for `edit`.
@@ -149,7 +150,9 @@ class Upscaler:
         check_number("denoise", denoise)
         if len(merge) and not maps:
             raise ValueError("merge is for objects of the map; ask for instances, or for edits")
-        if fidelity is None:  # damaged photos want more of it than those that the grain parts draw
+        if fidelity is None and quality == "best":
+            fidelity = 0.0
+        elif fidelity is None:  # damaged photos want more of it than those that the grain parts draw
             fidelity = self.defaults.fidelity * (1 if denoise is None else denoise)
         recipe = Recipe(scale, steps if num_inference_steps is None else num_inference_steps, seed, start_from,
                         fidelity, strength, color_fix, tile, tile_batch, overlap, not fast,

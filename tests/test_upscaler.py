@@ -20,8 +20,9 @@ from instancersr.upscaler import Upscaler
 
 @pytest.fixture(scope="module")
 def upscaler() -> Upscaler:
-    """The shipped weights: they have every part."""
-    return load_upscaler(threads=1)
+    """The shipped weights, which have every part, with one step by default and nothing of y-hat."""
+    shipped = load_upscaler(threads=1)
+    return Upscaler(shipped.engine, shipped.schedule, Defaults(1, 0.0, "balanced"))
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,14 @@ def test_a_models_own_quality_holds_where_the_call_names_none(upscaler, photo):
     assert np.array_equal(pixels(fast(photo)), drawn)
     assert not np.array_equal(pixels(fast(photo, quality="balanced")), drawn)
     assert np.array_equal(pixels(fast(photo, quality="balanced")), pixels(upscaler(photo)))
+
+
+def test_best_draws_all_the_texture_whatever_the_models_own_fidelity_is(upscaler, photo):
+    half = Upscaler(upscaler.engine, upscaler.schedule, Defaults(1, 0.5, "balanced"))
+    best = pixels(half(photo, quality="best"))
+    assert np.array_equal(best, pixels(upscaler(photo, quality="best", fidelity=0.0)))
+    assert not np.array_equal(best, pixels(half(photo, quality="best", fidelity=0.5)))
+    assert np.array_equal(pixels(half(photo)), pixels(upscaler(photo, fidelity=0.5)))
 
 
 def test_quality_and_seed_are_checked(upscaler, photo):

@@ -89,13 +89,13 @@ def upscale(
     quality: Annotated[
         Quality | None,
         typer.Option(rich_help_panel=METHOD, help="How many sampling steps are taken: none with fast, the model's own "
-                     "number with balanced, four with best. Without it, the model's own choice. With --steps, "
-                     "--instances, --instance and --resample, fast samples too."),
+                     "number with balanced, four with best. Without it, the model's own choice; the built-in one "
+                     "takes fast, and two steps with balanced. With --steps, --instance and --resample, fast samples "
+                     "too; with --instances, for the map alone."),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, max=1000, rich_help_panel=METHOD, help="An exact number of sampling steps, in "
-                                 "place of --quality. The built-in model was trained for 1, 2 and 4; others leave "
-                                 "grain.")
+                                 "place of --quality. The built-in model was trained for 1 to 10.")
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, rich_help_panel=METHOD, help="The same seed gives the same picture. "

@@ -413,7 +413,7 @@ class DiffusionConfig(TrainConfig):
                              f"{self.alignment.every}, which counts the images of each part")
         if self.micro_batch == 1 and self.alignment.dispersion_weight:
             raise ValueError("alignment.dispersion_weight compares the images of a part; set micro_batch to 2 or more")
-        idle = sorted(self.sampler.model_fields_set - {"weight", "steps"})
+        idle = [key for key, value in self.sampler if key != "steps" and value != getattr(SamplerConfig(), key)]
         if idle and not self.sampler.weight:
             raise ValueError(f"sampler.{idle[0]} does nothing while sampler.weight is 0; set that, or leave it "
                              "out")
