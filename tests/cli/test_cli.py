@@ -873,8 +873,9 @@ def test_stdin_is_called_so_and_only_our_own_words_are_on_stderr(tiny_model, tmp
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v")
 def test_lack_of_memory_is_one_line(tmp_path):
-    path = save(str(tmp_path / "a.png"))
-    script = f"ulimit -v 400000; exec {sys.executable} -m instancersr upscale {path}"
+    path = tmp_path / "a.png"
+    picture(900, 900).save(path)
+    script = f"ulimit -v 1200000; exec {sys.executable} -m instancersr upscale {path} --tile 900"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120,
                           cwd=Path(__file__).parents[2])
     assert done.returncode == 1 and not done.stdout
