@@ -1,9 +1,9 @@
-"""What `--fidelity`, `--quality` and `--denoise` change: scores against the truth, and time.
+"""What `--fidelity`, `--quality`, `--steps` and `--denoise` change: scores against the truth, and time.
 
-    python benchmarks/presets.py fidelity --lr ../shared/realsr/LR --hr ../shared/realsr/HR
-    python benchmarks/presets.py quality --lr ../shared/realsr/LR --hr ../shared/realsr/HR
-    python benchmarks/presets.py quality --lr ../shared/web/* --hr ../shared/realsr/HR --every 4 --seeds
-    python benchmarks/presets.py denoise --lr ../shared/realsr/LR --hr ../shared/realsr/HR
+    python benchmarks/presets.py fidelity --lr RealSRVal_crop128/test_LR --hr RealSRVal_crop128/test_HR
+    python benchmarks/presets.py quality --lr WEB/* --hr TRUTHS --every 4 --seeds
+    python benchmarks/presets.py steps --lr WEB/* --hr TRUTHS --every 4
+    python benchmarks/presets.py denoise --lr RealSRVal_crop128/test_LR --hr RealSRVal_crop128/test_HR
 
 Every photo at each value. The order is turned from photo to photo, and times are sums over all. Metrics whose packages
 or weights (TORCH_HOME) are missing are left out, saying so. `flat` is grain in flat areas over the truth's
@@ -26,13 +26,15 @@ from instancersr.upscaler import Upscaler
 
 FIDELITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 DENOISES = (0.0, 0.25, 0.5, 0.75, 1.0)
-SETTINGS = {"fidelity": FIDELITIES, "quality": QUALITIES, "denoise": DENOISES}
+STEPS = (1, 2, 3, 4, 5, 10)
+SETTINGS: dict[str, tuple] = {"fidelity": FIDELITIES, "quality": QUALITIES, "steps": STEPS, "denoise": DENOISES}
 
 
 def measure(upscaler: Upscaler, what: str, paths: list[Path], hr: Path, metrics: dict[str, Metric],
             seeds: bool) -> None:
     """A line a setting: means over the photos, and seconds of all."""
     settings = list(SETTINGS[what])
+    argument = {"steps": "num_inference_steps"}.get(what, what)
     scores: dict = {value: [] for value in settings}
     pairs: dict = {value: [] for value in settings}
     seconds = dict.fromkeys(settings, 0.0)
@@ -41,15 +43,15 @@ def measure(upscaler: Upscaler, what: str, paths: list[Path], hr: Path, metrics:
         turn = number % len(settings)
         for value in settings[turn:] + settings[:turn]:
             start = time.perf_counter()
-            output = upscaler(path, instances=False, **{what: value}).images[0]
+            output = upscaler(path, instances=False, **{argument: value}).images[0]
             seconds[value] += time.perf_counter() - start
             scores[value].append(judged(metrics, output, truth))
             pairs[value].append((np.asarray(output), np.asarray(truth)))
             if seeds:
-                other = upscaler(path, instances=False, seed=1, **{what: value}).images[0]
+                other = upscaler(path, instances=False, seed=1, **{argument: value}).images[0]
                 scores[value][-1]["seeds"] = psnr(luma(output), luma(other))
     for value, rows in scores.items():
-        name = value if isinstance(value, str) else f"{value:.2f}"
+        name = f"{value:.2f}" if isinstance(value, float) else value
         print(f"{name:9}", *(f"{key} {np.mean([row[key] for row in rows]):.4f}" for key in rows[0]),
               f"flat {flat_ratio(pairs[value]):.2f}  {seconds[value]:.1f} s")
 

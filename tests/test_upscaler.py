@@ -1,6 +1,7 @@
 """The core's upscaler, on ONNX Runtime: what a call computes, and what threads and memory do to it."""
 
 import io
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,7 +14,7 @@ import instancersr
 from instancersr.cli.app import app
 from instancersr.edits import Edit, read_target
 from instancersr.loading import load_upscaler
-from instancersr.model import GRAPHS
+from instancersr.model import BUILTIN, GRAPHS, INDEX
 from instancersr.recipe import Defaults
 from instancersr.upscaler import Upscaler
 
@@ -92,6 +93,16 @@ def test_a_models_own_quality_holds_where_the_call_names_none(upscaler, photo):
     assert np.array_equal(pixels(fast(photo)), drawn)
     assert not np.array_equal(pixels(fast(photo, quality="balanced")), drawn)
     assert np.array_equal(pixels(fast(photo, quality="balanced")), pixels(upscaler(photo)))
+
+
+def test_the_shipped_default_takes_no_sample_and_a_part_of_y_hat_where_a_photo_is_damaged(upscaler, photo):
+    """The default of the others here is one step and nothing of y-hat."""
+    shipped = load_upscaler(threads=1)
+    share = json.loads((BUILTIN / INDEX).read_text())["default_fidelity"]
+    assert calls(shipped, photo, instances=False) == ["restore", "finish"] and 0 < share < 0.5
+    for denoise in (0, 1):
+        assert np.array_equal(pixels(shipped(photo, denoise=denoise)),
+                              pixels(upscaler(photo, quality="fast", denoise=denoise, fidelity=share * denoise)))
 
 
 def test_best_draws_all_the_texture_whatever_the_models_own_fidelity_is(upscaler, photo):

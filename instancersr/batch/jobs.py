@@ -148,8 +148,8 @@ def _make_folder(folder: Path) -> None:
 
 def _write(job: Job, results: list[tuple[np.ndarray, Photo]], ids: np.ndarray | None) -> list[str]:
     """Writes the pictures, and the map of the first."""
-    if job.taken:  # since the batch was planned, or by another process
-        raise UserError(exists(job.taken))
+    if taken := job.taken:  # since the batch was planned, or by another process
+        raise UserError(not_replaced(taken))
     kept = {path for path in job.writes if job.keep and os.path.isfile(path)}
     notes: list[str | None] = []
     if job.output in kept:
@@ -180,8 +180,8 @@ def id_colors(count: int) -> np.ndarray:
     return np.packbits(bits.reshape(-1, 8, 3), axis=1)[:, 0]
 
 
-def exists(path: Path) -> str:
-    """Why a result is not written."""
+def not_replaced(path: Path) -> str:
+    """Why a result is not written: there is another."""
     return f"{path} exists, use --overwrite to replace it"
 
 

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..images.folders import Found, search
 from ..images.formats import READABLE, WRITABLE, holds_frames, written_format
 from ..images.reading import Header, read_header
-from .jobs import Job, exists
+from .jobs import Job, not_replaced
 from .naming import distinct_stems, fitting, key
 
 RESULTS = "made by this program"
@@ -234,7 +234,7 @@ def find_problems(jobs: list[Job], overwrite: bool) -> None:
             elif real in owners:
                 job.problem = f"{path} is the result of {owners[real].source} already; rename one of them"
             elif path == job.taken:
-                job.problem = exists(path)
+                job.problem = not_replaced(path)
             if job.problem:
                 break
             owners[real] = job

@@ -93,6 +93,8 @@ def run_local(jobs: list[Job], call: Call, workers: int,
         try:
             yield from _run_pool(todo, call, workers, tell)
         except BrokenProcessPool:
+            for job in todo.values():  # a result may have been written, and its worker killed before it said so
+                job.overwrite = True
             # pictures are begun in their order, so that those in work were the first that are not done
             for number in list(todo)[:workers]:
                 yield from _run_alone(todo.pop(number), call, tell)
@@ -179,7 +181,8 @@ def run_cluster(jobs: list[Job], call: Call, address: str) -> Generator[Result, 
     Raises:
         ModelError, UserError: as `run_local`; or there is no cluster.
     """
-    absolute = [replace(job, source=job.source.absolute(), output=job.output.absolute(),
+    # a task that is done again finds the result of its first time
+    absolute = [replace(job, source=job.source.absolute(), output=job.output.absolute(), overwrite=True,
                         instances=job.instances and job.instances.absolute()) for job in jobs]
     given = {id(job): as_given for job, as_given in zip(absolute, jobs, strict=True)}
     threads = call.threads or 1

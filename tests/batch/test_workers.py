@@ -90,6 +90,26 @@ def test_a_picture_whose_processes_are_killed_is_its_own_error_and_the_others_ar
         assert np.array_equal(ours, theirs)
 
 
+@dataclass(frozen=True)
+class Unheard(Call):
+    """Is killed once, after the result of 1.png was written and before anybody heard of it."""
+
+    def arguments(self, job: Job) -> dict:
+        if job.source.name == "1.png" and not job.output.exists():
+            job.output.parent.mkdir(exist_ok=True)
+            job.output.write_bytes(b"its result")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().arguments(job)
+
+
+def test_a_result_whose_worker_was_killed_before_it_said_so_is_no_strangers(folder, call, expected):
+    unheard = Unheard(call.model, "cpu", threads=1, seed=3, options=call.options)
+    results = list(run_local(jobs(folder, "local"), unheard, 2))
+    assert [result.job.source.name for result in results if result.error] == ["text.jpg"]
+    for ours, theirs in zip(expected, pixels(folder, "local"), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
 def test_workers_end_with_a_batch_that_is_given_up(folder, call):
     """As where SIGTERM raises an exception between two results; those in work are not waited for."""
     slow = replace(call, options={"num_inference_steps": 1000})

@@ -194,6 +194,5 @@ def state_of(sources: Sequence[Path]) -> list[list[str | int]]:
 
 
 def _photos_and_masks(folder: Path) -> list[Path]:
-    files = _files_of_folder(folder)
-    photos = sorted(path for path in files if path.suffix.lower() in PHOTO_SUFFIXES)
-    return [Path(files[path].file) for photo in photos for path in (photo, photo.with_suffix(".json")) if path in files]
+    photos, _ = list_photos([folder])
+    return [Path(extent.file) for photo in photos for extent in (photo.picture, photo.masks) if extent]

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from instancersr.errors import UserError
+from instancersr.errors import UserError, is_out_of_memory
 from instancersr.files import replace_folder
 
 from .processes import Processes
@@ -118,6 +118,8 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
                              "begin from its model")
         _quiet(dcp.load, tensors, checkpoint)
     except (CheckpointException, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(f"{checkpoint}: is damaged; move it away, and the same command goes on from the checkpoint "
                          "before it, or from the beginning") from error
     set_state_dict(state.model, state.optimizer, model_state_dict=tensors["model"],

@@ -413,10 +413,9 @@ class DiffusionConfig(TrainConfig):
                              f"{self.alignment.every}, which counts the images of each part")
         if self.micro_batch == 1 and self.alignment.dispersion_weight:
             raise ValueError("alignment.dispersion_weight compares the images of a part; set micro_batch to 2 or more")
-        idle = [key for key, value in self.sampler if key != "steps" and value != getattr(SamplerConfig(), key)]
+        idle = self.sampler.model_dump(exclude={"steps"}, exclude_defaults=True)
         if idle and not self.sampler.weight:
-            raise ValueError(f"sampler.{idle[0]} does nothing while sampler.weight is 0; set that, or leave it "
-                             "out")
+            raise ValueError(f"sampler.{next(iter(idle))} does nothing while sampler.weight is 0; set both, or neither")
         if self.data.crop % (8 * self.transformer.patch_size):
             raise ValueError(f"data.crop {self.data.crop} does not divide into tokens of "
                              f"{8 * self.transformer.patch_size} pixels")

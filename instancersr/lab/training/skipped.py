@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -32,11 +31,8 @@ class SkippedPhotos:
             return None
         self._catch_up()  # another process may have met the same photo in another epoch
         lines = "".join(json.dumps(asdict(photo)) + "\n" for name, photo in new.items() if name not in self.names)
-        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            os.write(file, (("\n" if self._cut_off and lines else "") + lines).encode())
-        finally:
-            os.close(file)
+        with open(self.path, "a") as file:
+            file.write("\n" + lines if self._cut_off and lines else lines)
         self.names |= new.keys()
         return next(iter(new.values()))
 

@@ -21,6 +21,7 @@ from instancersr.lab.pipeline import InstanceRSRPipeline
 from instancersr.lab.training.checkpoint import list_checkpoints, newest_model
 from instancersr.lab.training.config import ConfigError, load_config
 from instancersr.lab.training.data import start_method
+from instancersr.lab.training.health import LossWatch
 from instancersr.lab.training.trainer import Trainer, begin_moments, compile_networks, train_from_config
 
 
@@ -268,19 +269,20 @@ def test_a_failed_validation_loses_no_training(tmp_path, base, monkeypatch):
 
 
 def test_a_run_that_is_stopped_in_a_bad_step_saves_after_the_next_good_one(tmp_path, base, monkeypatch):
-    seen = []
+    """The 22nd step's loss is a hundred times as large as it was, and Ctrl-C comes with it."""
+    see = LossWatch.see
 
-    def see(watch, images, *_):
-        seen.append(images)
-        watch._bad = int(images == 4)
-        if images == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
+    def look(watch, images, terms, gradient):
+        if images == 42:
+            os.kill(os.getpid(), signal.SIGINT)
+            terms = {name: 100 * value for name, value in terms.items()}
+        see(watch, images, terms, gradient)
 
-    monkeypatch.setattr("instancersr.lab.training.health.LossWatch.see", see)
-    with pytest.raises(KeyboardInterrupt, match="checkpoint saved at 8 images"):
+    monkeypatch.setattr(LossWatch, "see", look)
+    with pytest.raises(KeyboardInterrupt, match="checkpoint saved at 46 images"):
         train_from_config(write(tmp_path, base, task="restoration", images=100, channels=8, blocks=1,
                                 log=base["log"] | {"checkpoint_images": 1000}))
-    assert seen == [0, 2, 4, 6] and list_checkpoints(tmp_path / "run")[-1].name == "checkpoint-0000000008"
+    assert [folder.name for folder in list_checkpoints(tmp_path / "run")] == ["checkpoint-0000000046"]
 
 
 def test_what_is_measured_before_the_first_step_fits_into_a_micro_batch(tmp_path, base, parts, monkeypatch):
