@@ -95,7 +95,8 @@ def upscale(
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, max=1000, rich_help_panel=METHOD, help="An exact number of sampling steps, in "
-                                 "place of --quality. The built-in model was trained for 1 to 10.")
+                                 "place of --quality. The built-in model was trained for 1 to 10; from 5 on "
+                                 "it draws grain.")
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, rich_help_panel=METHOD, help="The same seed gives the same picture. "

@@ -1,56 +1,22 @@
 """The command, run for real on a tiny random model: what it writes, refuses, and in how many lines."""
 
-import io
 import json
 import os
 import re
-import signal
 import struct
 import subprocess
 import sys
-import time
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import animation, picture, save, written
 from PIL import Image, ImageCms
 from typer.testing import CliRunner
 
 from instancersr.cli.app import app
 from instancersr.images.reading import read_frames
-
-
-@pytest.fixture
-def upscale(tiny_model, tmp_path, monkeypatch):
-    """Run ``instancersr upscale`` in tmp_path -> (exit code, lines of stdout, lines of stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments, model=tiny_model):
-        arguments = ["upscale", *map(str, arguments), "--model", str(model), "--steps", "1"]
-        result = CliRunner().invoke(app, arguments)
-        assert "Traceback" not in result.output
-        assert result.exception is None or isinstance(result.exception, SystemExit)
-        assert not list(tmp_path.rglob("*.part")), "an unfinished file was left"
-        return result.exit_code, result.stdout.splitlines(), result.stderr.splitlines()
-
-    return run
-
-
-def picture(width: int = 20, height: int = 16, channels: int = 3, seed: int = 0) -> Image.Image:
-    rng = np.random.default_rng(seed)
-    return Image.fromarray(rng.integers(0, 256, (height, width, channels), np.uint8))
-
-
-def save(path: str, **options) -> Path:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    picture(seed=len(path)).save(path, **options)
-    return Path(path)
-
-
-def written(folder=".") -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file())
-
 
 # --------------------------------------------------------------------------------------------- the command
 
@@ -549,98 +515,6 @@ def test_a_folder_to_watch_that_is_not_there_is_called_so(tmp_path, monkeypatch)
     assert result.exit_code == 2 and "no such folder: missing" in result.stderr
 
 
-def test_ctrl_c_in_the_first_look_at_a_watched_folder_ends_it(upscale, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    Path("in").mkdir()
-    monkeypatch.setattr("instancersr.batch.planning.search", interrupt)
-    assert upscale("in", "--watch") == (0, [], ["0 done"])
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_ctrl_c_ends_quietly_with_130_and_no_partial_output(tiny_model, tmp_path):
-    picture(16, 16).save(tmp_path / "first.png")
-    picture(16, 6000).save(tmp_path / "long.png")
-    command = [sys.executable, "-m", "instancersr", "upscale", "first.png", "long.png", "--tile", "16",
-               "--steps", "20", "--model", str(tiny_model)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    # a job in a script's background ignores SIGINT, and so would the processes that it starts
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-    while not (tmp_path / "first_x4.png").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err.splitlines() == ["interrupted: 1 done"]
-    assert written(tmp_path) == ["first.png", "first_x4.png", "long.png"]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_ctrl_c_with_several_jobs_counts_all_that_is_written_and_the_second_gives_up_the_rest(tiny_model, tmp_path):
-    for name in ("1.png", "2.png", "3.png"):
-        picture(16, 16).save(tmp_path / name)
-    for name in ("4long.png", "5long.png", "6long.png"):
-        picture(16, 30_000).save(tmp_path / name)
-    command = [sys.executable, "-m", "instancersr", "upscale", ".", "--tile", "16", "--steps", "50", "--json",
-               "--model", str(tiny_model), "--jobs", "2"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-                               start_new_session=True)
-    shown = [process.stdout.readline() for _ in range(3)]
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
-    while "Ctrl-C again gives them up" not in process.stderr.readline():
-        assert process.poll() is None
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err.splitlines()[-1] == "interrupted: 3 done"
-    assert not out and sorted(json.loads(line)["output"] for line in shown) == ["1_x4.png", "2_x4.png", "3_x4.png"]
-    assert written(tmp_path) == ["1.png", "1_x4.png", "2.png", "2_x4.png", "3.png", "3_x4.png",
-                                 "4long.png", "5long.png", "6long.png"]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_ctrl_c_with_several_jobs_ends_by_itself_when_pictures_still_wait(tiny_model, tmp_path):
-    for number in range(40):
-        picture(16, 600).save(tmp_path / f"{number:02d}.png")
-    command = [sys.executable, "-m", "instancersr", "upscale", ".", "--tile", "16", "--steps", "20", "--json",
-               "--model", str(tiny_model), "--jobs", "2"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-                               text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-    first = process.stdout.readline()
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    done = [json.loads(line)["output"] for line in [first, *out.splitlines()]]
-    assert process.returncode == 130 and err.splitlines()[-1] == f"interrupted: {len(done)} done"
-    assert 0 < len(done) < 40
-    assert sorted(done) == [name for name in written(tmp_path) if name.endswith("_x4.png")]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_sigterm_ends_with_143_and_leaves_no_half_file_and_no_copy_of_stdin(tiny_model, tmp_path):
-    """It comes while the result is written, after which a line says where it went."""
-    (tmp_path / "temporary").mkdir()
-    code = ("import os, signal, sys\n"
-            "def during(event, arguments):\n"
-            "    if event == 'os.rename' and str(arguments[0]).endswith('.part'):\n"
-            "        os.kill(os.getpid(), signal.SIGTERM)\n"
-            "from instancersr.cli import main\n"
-            "sys.addaudithook(during)\n"
-            "main()\n")
-    done = subprocess.run([sys.executable, "-c", code, "upscale", "-", "-o", str(tmp_path / "b.png"), "--model",
-                           str(tiny_model), "--steps", "1"], input=save(str(tmp_path / "a.png")).read_bytes(),
-                          capture_output=True, timeout=120, cwd=Path(__file__).parents[2],
-                          env=os.environ | {"TMPDIR": str(tmp_path / "temporary")})
-    assert (done.returncode, done.stdout, done.stderr) == (143, b"", b"")
-    left = [path.name for path in tmp_path.rglob("*") if path.is_file() and path.name != ".ses"]  # ONNX Runtime's own
-    assert left == ["a.png"]
-
-
 # ---------------------------------------------------------------------------------------------------- train
 
 
@@ -650,103 +524,6 @@ def test_train_turns_a_bad_configuration_into_one_line(tmp_path):
         result = CliRunner().invoke(app, ["train", str(path)])
         assert result.exit_code == 2 and "Traceback" not in result.output
         assert len(result.stderr.splitlines()) == 1 and result.stderr.startswith("error: ")
-
-
-# ---------------------------------------------------------------------------------------- pipes and programs
-
-
-def animation(path: str, **options) -> bytes:
-    frames = [picture(seed=seed) for seed in range(3)]
-    frames[0].save(path, save_all=True, append_images=frames[1:], **options)
-    return Path(path).read_bytes()
-
-
-@pytest.mark.parametrize("name", ["a.gif", "a.tif", "a.webp"])
-def test_several_pages_or_frames_go_through_a_pipe_in_their_own_format(upscale, tiny_model, name):
-    given = animation(name)
-    for source in ("-", str(Path(name).absolute())):
-        done = pipe(tiny_model, given, source, "-o", "-")
-        assert done.returncode == 0, done.stderr
-        with Image.open(io.BytesIO(done.stdout)) as result, Image.open(name) as before:
-            assert (result.format, result.n_frames, result.size) == (before.format, 3, (80, 64))
-
-
-@pytest.mark.skipif(os.name == "nt", reason="a shell's syntax")
-@pytest.mark.parametrize(("closed", "said"), [("<&-", "stdin is closed"), (">&-", "stdout is closed")])
-def test_a_closed_pipe_is_one_line(tmp_path, closed, said):
-    source = "-" if closed == "<&-" else save(str(tmp_path / "a.png"))
-    done = subprocess.run(["sh", "-c", f"{sys.executable} -m instancersr upscale {source} -o - {closed}"], text=True,
-                          capture_output=True, timeout=120, cwd=Path(__file__).parents[2], stdin=subprocess.DEVNULL)
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and said in done.stderr
-
-
-@pytest.mark.skipif(os.name == "nt", reason="a shell's syntax")
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a full device")
-@pytest.mark.parametrize("output", ["-", "b.png"])
-def test_a_full_stdout_is_named(tiny_model, tmp_path, output):
-    save(str(tmp_path / "a.png"))
-    command = [sys.executable, "-m", "instancersr", "upscale", "a.png", "-o", output, "--model", str(tiny_model)]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(command, text=True, stdout=full, stderr=subprocess.PIPE, timeout=120, cwd=tmp_path,
-                              env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
-    assert done.returncode == 1
-    assert done.stderr.splitlines() == ["error: stdout cannot be written (No space left on device)"]
-
-
-def test_a_picture_is_made_though_stderr_is_closed(tiny_model, tmp_path):
-    save(str(tmp_path / "a.png"))
-    script = f"{sys.executable} -m instancersr upscale {tmp_path} --model {tiny_model} --steps 1 2>&-"
-    done = subprocess.run(["sh", "-c", script], stdout=subprocess.PIPE, timeout=120, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0 and b"a_x4.png" in done.stdout and (tmp_path / "a_x4.png").exists()
-
-
-def test_a_name_that_the_terminal_cannot_show_is_spelled_out(tiny_model, tmp_path):
-    source = save(str(tmp_path / "日本.png"))
-    command = [sys.executable, "-m", "instancersr", "upscale", str(source), str(tmp_path / "無.png"), "--model",
-               str(tiny_model), "--steps", "1"]
-    done = subprocess.run(command, capture_output=True, timeout=120, cwd=Path(__file__).parents[2],
-                          env=os.environ | {"PYTHONIOENCODING": "cp1252"})
-    assert done.returncode == 1 and b"\\u65e5\\u672c.png -> " in done.stdout
-    assert b"\\u7121.png: no such file" in done.stderr and b"1 done, 1 failed" in done.stderr
-    assert written(tmp_path) == ["日本.png", "日本_x4.png"]
-
-
-def pipe(tiny_model, given: bytes, *arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "instancersr", "upscale", *arguments, "--model", str(tiny_model), "--steps", "1"]
-    return subprocess.run(command, input=given, capture_output=True, timeout=120, cwd=Path(__file__).parents[2])
-
-
-def test_a_picture_goes_through_a_pipe(tiny_model, upscale):
-    source = save("a.png")
-    assert upscale(source)[0] == 0
-    done = pipe(tiny_model, source.read_bytes(), "-", "-o", "-")
-    assert done.returncode == 0 and done.stdout == Path("a_x4.png").read_bytes()
-    assert done.stderr.splitlines() == [b"1 done"]
-
-
-def test_a_pipe_without_a_picture_is_one_line(tiny_model, tmp_path):
-    done = pipe(tiny_model, b"no picture", "-", "-o", "-")
-    assert done.returncode == 1 and done.stdout == b"" and b"Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) == 2  # what is wrong with it, and the sum
-
-
-@pytest.mark.parametrize("arguments,message", [
-    (["-"], "needs an --output"), (["-", "a.png", "-o", "out"], "takes one picture"),
-    (["-", "-o", "-", "--json"], "leave out --json")])
-def test_a_pipe_that_cannot_work_is_named(upscale, arguments, message):
-    code, out, errors = upscale(*arguments)
-    assert code == 2 and out == [] and len(errors) == 1 and message in errors[0]
-
-
-def test_json_has_a_record_for_every_picture_the_bad_one_too(upscale):
-    save("in/a.png")
-    Path("in/b.jpg").write_text("no picture")
-    code, out, errors = upscale("in", "-o", "out", "--json", "--instances", "--seed", 5)
-    good, bad = map(json.loads, out)
-    assert code == 1 and good["seed"] == bad["seed"] == 5
-    assert good["error"] is None and good["seconds"] > 0 and good["input_size"] == [20, 16]
-    assert Image.open(good["output"]).size == tuple(good["output_size"]) and Path(good["instances"]).exists()
-    assert bad["output"] is None and "b.jpg" in bad["error"] and errors == ["1 done, 1 failed"]
 
 
 # ------------------------------------------------------------------------------------- nothing lost, nothing silent
