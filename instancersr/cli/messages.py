@@ -23,7 +23,7 @@ TERMINATED = 143
 
 
 @contextmanager
-def unwinding() -> Iterator[None]:
+def _unwinding() -> Iterator[None]:
     """SIGTERM ends the program by an exception, so that half-written files and temporary ones are deleted."""
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
@@ -65,10 +65,11 @@ def _own_stderr() -> Iterator[None]:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """What a command's work raises becomes one line and an exit code; a bug keeps its traceback."""
+    """What a command's work raises, and SIGTERM, become a line at most and an exit code; a bug keeps its traceback."""
     errors = Console(stderr=True)
     try:
-        yield
+        with _unwinding():
+            yield
     except (UserError, OSError) as error:
         code = 2 if isinstance(error, UserError) else 1
         fail(errors, f"error: {NO_MEMORY if is_out_of_memory(error) else first_line(error)}", code)

@@ -17,7 +17,7 @@ from instancersr.geometry import SMALLEST
 from instancersr.presets import Device, EngineName, Quality
 
 from .app import app
-from .messages import one_line_errors, own_words_only, unwinding
+from .messages import one_line_errors, own_words_only
 from .options import a_number, path, split_number
 from .pipes import PIPE, piped
 from .progress import PictureProgress
@@ -203,7 +203,7 @@ def upscale(
                                  param_hint="--resample")
     to_stdout = output == PIPE
     suffix = _suffix(format)
-    with unwinding(), own_words_only(), one_line_errors():
+    with own_words_only(), one_line_errors():
         from instancersr.batch.planning import Plan, plan_jobs, refuse_several
         from instancersr.batch.watching import watch as watch_folders
         from instancersr.batch.workers import Call

@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 import torch
 import torch.nn.functional as F
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.onnx import symbolic_helper
 
@@ -157,7 +157,7 @@ def write_graphs(folder: Path) -> None:
         if needs.get(name, True) is not None:
             graph = kind(pipeline)
             model = _trace(graph, tuple(examples[each] for each in graph.inputs))
-            _point_into_files(model, weights, folder)
+            _point_into_files(model, graph, weights, folder)
             Model(folder).graph(name).write_bytes(model.SerializeToString())
 
 
@@ -230,7 +230,10 @@ def _fuse_attention(network: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def _trace(graph: Graph, inputs: tuple[Tensor, ...]) -> onnx.ModelProto:
-    """The graph with its weights inside; without folding they keep their names."""
+    """The graph, whose weights are inputs: a file that held them could not be larger than 2 GiB, protobuf's limit.
+
+    Without folding they keep their names.
+    """
     buffer = io.BytesIO()
     torch.onnx.register_custom_op_symbolic("aten::pixel_unshuffle", _pixel_unshuffle, OPSET)
     torch.onnx.register_custom_op_symbolic("aten::upsample_bicubic2d", _bicubic, OPSET)
@@ -238,28 +241,40 @@ def _trace(graph: Graph, inputs: tuple[Tensor, ...]) -> onnx.ModelProto:
         warnings.simplefilter("ignore")  # of the older exporter, and of constants that the trace is right about
         torch.onnx.export(graph.eval(), inputs, buffer, input_names=list(graph.inputs),
                           output_names=list(graph.outputs), dynamic_axes=graph.inputs | graph.outputs,
-                          opset_version=OPSET, do_constant_folding=False, dynamo=False)
+                          opset_version=OPSET, do_constant_folding=False, dynamo=False, export_params=False)
     return onnx.load_from_string(buffer.getvalue())
 
 
-def _point_into_files(model: onnx.ModelProto, stored: dict[str, Stored], folder: Path) -> None:
-    """Takes the weights out of the graph, which will lie in the folder; casts what is not float32 where it comes in."""
-    casts = []
-    for tensor in model.graph.initializer:
-        place = stored.get(tensor.name)
-        if place is None:
-            continue
-        assert list(tensor.dims) == place.shape, f"{tensor.name}: {list(tensor.dims)}, stored as {place.shape}"
-        tensor.ClearField("raw_data")
-        tensor.data_type, tensor.data_location = TYPES[place.dtype], TensorProto.EXTERNAL
-        file = place.file.relative_to(folder).as_posix()
-        for key, value in (("location", file), ("offset", place.offset), ("length", place.length)):
-            tensor.external_data.add(key=key, value=str(value))
-        if place.dtype != "F32":
-            casts.append(tensor.name)
+def _point_into_files(model: onnx.ModelProto, graph: Graph, stored: dict[str, Stored], folder: Path) -> None:
+    """Makes the weights constants that lie in files of the folder, as the graph will; what no file has, it holds.
+
+    What is not float32 is cast where it comes in.
+    """
+    held, casts = dict(graph.named_buffers()) | dict(graph.named_parameters()), []
+    weights = [each.name for each in model.graph.input if each.name not in graph.inputs]
+    for name in weights:
+        if name in stored:
+            model.graph.initializer.append(_external(name, stored[name], held[name], folder))
+            if stored[name].dtype != "F32":
+                casts.append(name)
+        else:
+            model.graph.initializer.append(numpy_helper.from_array(held[name].detach().numpy(), name))
+    for each in [each for each in model.graph.input if each.name in weights]:
+        model.graph.input.remove(each)
     for node in model.graph.node:
         for number, name in enumerate(node.input):
             if name in casts:
                 node.input[number] = f"{name}.float"
     for name in casts:
         model.graph.node.insert(0, helper.make_node("Cast", [name], [f"{name}.float"], to=TensorProto.FLOAT))
+
+
+def _external(name: str, stored: Stored, value: Tensor, folder: Path) -> onnx.TensorProto:
+    """A constant that lies in a file. value: what was traced."""
+    assert list(value.shape) == stored.shape, f"{name}: {list(value.shape)}, stored as {stored.shape}"
+    tensor = onnx.TensorProto(name=name, dims=stored.shape, data_type=TYPES[stored.dtype],
+                              data_location=TensorProto.EXTERNAL)
+    file = stored.file.relative_to(folder).as_posix()
+    for key, place in (("location", file), ("offset", stored.offset), ("length", stored.length)):
+        tensor.external_data.add(key=key, value=str(place))
+    return tensor

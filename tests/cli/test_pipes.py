@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pictures import animation, picture, save, written
+from pictures import animation, save, written
 from PIL import Image
 
 

@@ -102,3 +102,16 @@ def test_sigterm_ends_with_143_and_leaves_no_half_file_and_no_copy_of_stdin(tiny
     assert (done.returncode, done.stdout, done.stderr) == (143, b"", b"")
     left = [path.name for path in tmp_path.rglob("*") if path.is_file() and path.name != ".ses"]  # ONNX Runtime's own
     assert left == ["a.png"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_sigterm_leaves_no_half_model(tiny_model, tmp_path):
+    command = [sys.executable, "-m", "instancersr", "export", str(tiny_model), "mine"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+                               text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not any(tmp_path.iterdir()):  # a hidden folder, until the model is whole
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143 and not any(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -101,6 +102,21 @@ def test_a_pipelines_folder_gets_graphs(tiny_model, tmp_path):
     pipeline = InstanceRSRPipeline.from_pretrained(tiny_model)
     pipeline.save_pretrained(tmp_path / "saved")
     assert export(tmp_path / "saved", tmp_path / "mine").exit_code == 0
+    photo = data.astronaut()[:20, :24]
+    ours = np.asarray(load_upscaler(str(tmp_path / "mine"), engine="onnx")(photo).images[0]).astype(int)
+    assert np.abs(ours - np.asarray(pipeline(photo).images[0])).max() <= 1
+
+
+def test_the_weights_never_pass_through_protobuf_which_takes_two_gigabytes_at_most(tiny_model, tmp_path, monkeypatch):
+    pipeline = InstanceRSRPipeline.from_pretrained(tiny_model)
+    pipeline.register_modules(transformer=JointDiT(8, 8, width=512, depth=1, heads=2, residual_std=[0.5] * 8),
+                              controlnet=ControlNet(4, width=512, depth=1, heads=2))
+    pipeline.save_pretrained(tmp_path / "saved")
+    assert sum(file.stat().st_size for file in (tmp_path / "saved").rglob("*.safetensors")) > 30_000_000
+    sizes, parse = [], onnx.load_from_string
+    monkeypatch.setattr(onnx, "load_from_string", lambda content: sizes.append(len(content)) or parse(content))
+    assert export(tmp_path / "saved", tmp_path / "mine").exit_code == 0
+    assert sizes and max(sizes) < 1_000_000
     photo = data.astronaut()[:20, :24]
     ours = np.asarray(load_upscaler(str(tmp_path / "mine"), engine="onnx")(photo).images[0]).astype(int)
     assert np.abs(ours - np.asarray(pipeline(photo).images[0])).max() <= 1

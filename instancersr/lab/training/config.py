@@ -343,8 +343,16 @@ class SamplerConfig(Section):
     direct_share: float = Field(0.0, ge=0, le=1)
     """Share of the steps in which the detail decoder draws the photo from y-hat alone, without sampling, as
     `--quality fast` does. Needs a detail decoder."""
-    decoder_only: bool = False
-    """Whether the transformer and its control branch are held, so that a step costs a third."""
+    variety: float = Field(0.0, ge=0, le=1.5)
+    """How far two versions of a photo differ, as a share of what its restored photo cannot know
+    (`perceptual.variety_error`), where the last step begins without noise; it is less the noisier that step begins, and
+    nothing from pure noise. Training steps of several sampling steps draw two versions, and the judges see the one that
+    is closer to the truth. 0: one version."""
+    variety_weight: float = Field(1000.0, gt=0)
+    """Of the squared error of that difference."""
+    held: Literal["transformer", "decoder"] | None = None
+    """What is not trained. Transformer: it and its control branch, so that a step costs a third. Decoder: the detail
+    decoder but for what it makes of tokens, so that the photo that is drawn without a sample stays as it is."""
 
     @property
     def run_steps(self) -> int:
@@ -358,6 +366,8 @@ class SamplerConfig(Section):
         for key in ("decoder_tokens", "decoder_skip", "direct_share"):
             if getattr(self, key) and not self.decoder_blocks:
                 raise ValueError(f"{key} is for a detail decoder; set decoder_blocks")
+        if self.held == "decoder" and not self.decoder_tokens:
+            raise ValueError("held: a held decoder hears of samples by tokens alone; set decoder_tokens=true")
         if self.count_shares and (len(self.count_shares) != self.run_steps or not sum(self.count_shares)):
             raise ValueError(f"count_shares: give {self.run_steps} numbers, not all 0, one for each number of steps")
         return self

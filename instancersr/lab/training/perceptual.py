@@ -19,6 +19,9 @@ TEXTURE_FLOOR = 1e-2
 PATTERN_FLOOR = 5e-4
 """Of a repeated pattern's deviation, about an eighth of a grey level: below, its loss is quadratic."""
 
+KNOWN_SHARE = 0.2
+"""Of the restored photo's own detail: an error no larger is no choice, as edges that are a little blurred are known."""
+
 GRAIN_FLOOR = 2 / 255
 """Deviation of a fine band that is hard to see: two grey levels."""
 
@@ -206,6 +209,29 @@ def excess_grain(output: Tensor, truth: Tensor) -> Tensor:
         deviation, expected = (_variance(band).add(GRAIN_FLOOR**2 * 1e-4).sqrt() for band in (ours, theirs))
         excess.append(((deviation - expected).clamp_min(0) / (expected + GRAIN_FLOOR)).mean())
     return torch.stack(excess).mean()
+
+
+def variety_error(first: Tensor, second: Tensor, truth: Tensor, restored: Tensor, share: float) -> Tensor:
+    """How far the difference of two versions is from a share of what the restored photo cannot know: squared, a scalar.
+
+    Two samples of a photo should differ as much as its restored mean errs, and where it does. Only detail counts, as
+    means of its size in grey within cells of 8x8 pixels. What is left of the error behind a flat area's grain and
+    behind the blur of edges that the restored photo has is no choice, and there two versions are asked to be the same.
+    The square asks for the mean of what truths may hold; L1 would ask for their median, where most hold nothing. To
+    ask versions to differ is DSGAN's idea (Yang et al., 2019, arXiv:1901.09024).
+
+    Args:
+        first, second, truth, restored: (B, 3, H, W) in [0, 1]; the last two have no gradient.
+        share: 0 to 1.4; samples of the true distribution would differ by about 1.4.
+    """
+    error, known, found = (_detail(picture) for picture in (truth - restored, restored, first - second))
+    choice = (error - KNOWN_SHARE * known - GRAIN_FLOOR).clamp_min(0)
+    return (found - share * choice).square().mean()
+
+
+def _detail(picture: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (B, 1, H / 8, W / 8), the mean size within cells of what the fine bands of its grey hold."""
+    return F.avg_pool2d(sum(fine_bands(picture.float().mean(1, keepdim=True))).abs(), 8)
 
 
 def _log_variance(features: Tensor, floor: Tensor | float) -> Tensor:

@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel
 from instancersr.lab.method.models import RestorationNetwork
 from instancersr.lab.pipeline import InstanceRSRPipeline
 from instancersr.lab.training.config import ConfigError, DiffusionConfig, RestorationConfig
-from instancersr.lab.training.perceptual import repeated_steps
+from instancersr.lab.training.perceptual import repeated_steps, variety_error
 from instancersr.lab.training.randomness import Draws
 from instancersr.lab.training.stages import build_objective
 from instancersr.lab.training.stages.paper import PaperObjective
@@ -204,7 +204,7 @@ def test_the_detail_decoder_is_trained_with_the_sampler_and_exported(hub, tmp_pa
 def test_a_decoder_alone_is_trained_where_the_transformer_is_held(hub, tmp_path):
     RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path)
     task = objective(hub, restoration=tmp_path, denoising_weight=0.0,
-                     sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "decoder_only": True,
+                     sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "held": "transformer",
                               "pattern_weight": 2.0, "grid_weight": 3.0, "grain_weight": 1.0})
     trained = {name.split(".")[0] for name, weight in task.model.named_parameters() if weight.requires_grad}
     assert trained == {"detail_decoder"}
@@ -258,11 +258,50 @@ def test_a_decoder_of_tokens_draws_without_them_where_nothing_was_sampled(hub, t
     assert torch.isfinite(terms(task)["pixel"])
 
 
+def test_where_the_decoder_is_held_the_photo_without_a_sample_stays_as_it_is(hub, tmp_path):
+    RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path)
+    task = objective(hub, restoration=tmp_path, denoising_weight=0.0, mask_modelling=False,
+                     sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "decoder_tokens": True,
+                              "held": "decoder"})
+    decoder, lr = task.model["detail_decoder"], batch()["lr"]
+    torch.nn.init.normal_(decoder.tail.weight)
+    torch.nn.init.normal_(decoder.token_proj.weight, std=0.1)
+    before = decoder(task.restoration(lr), task.restoration.features(lr))
+    terms(task)["pixel"].backward()
+    optimizer = torch.optim.SGD([weight for weight in task.model.parameters() if weight.requires_grad], 0.1)
+    tokens = decoder.token_proj.weight.clone()
+    optimizer.step()
+    assert torch.equal(decoder(task.restoration(lr), task.restoration.features(lr)), before)
+    assert not torch.equal(decoder.token_proj.weight, tokens)
+    assert task.model["transformer"].blocks[0].mlp.fc1.weight.grad.abs().sum() > 0
+
+
+def test_two_versions_are_drawn_and_the_judges_see_the_closer(hub, tmp_path, monkeypatch):
+    RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path)
+    task = objective(hub, restoration=tmp_path, denoising_weight=0.0, mask_modelling=False,
+                     sampler={"weight": 1.0, "steps": 2, "decoder_blocks": 1, "variety": 0.6, "variety_weight": 3.0,
+                              "count_shares": [0, 1]})
+    crops, made = batch(), []
+    monkeypatch.setattr(task, "_decode", lambda *_: made[-1].pop(0))
+    near, far = crops["hr"] + 0.01, crops["hr"] - 0.2
+    mixed = [torch.stack([near[0], far[1]]), torch.stack([far[0], near[1]])]
+    restored = task.restoration(crops["lr"])
+    for versions in (mixed, mixed[::-1]):
+        made.append([*versions])
+        found = terms(task)
+        assert found["pixel"].item() == pytest.approx(0.01, rel=1e-4)
+        expected = variety_error(*versions, crops["hr"], restored, 0.6 * 0.5)  # of two steps the last begins half way
+        assert found["variety"].item() == pytest.approx(3 * expected.item(), rel=1e-4) and expected > 1e-5
+    one = objective(hub, restoration=tmp_path, denoising_weight=0.0, mask_modelling=False,
+                    sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "variety": 0.6})
+    assert "variety" not in terms(one)  # from pure noise
+
+
 def test_the_networks_around_a_held_transformer_are_trained_together(hub, tmp_path):
     """Stage 8. The restoration network hears of the photo through the decoder, which sees its features."""
     RestorationNetwork(channels=8, blocks=1).save_pretrained(tmp_path)
     task = objective(hub, restoration=tmp_path, denoising_weight=0.0,
-                     sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "decoder_only": True,
+                     sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "held": "transformer",
                               "release_restoration": True, "map_weight": 0.0})
     trained = {name.split(".")[0] for name, weight in task.model.named_parameters() if weight.requires_grad}
     assert trained == {"detail_decoder", "restoration"}

@@ -16,6 +16,7 @@ from instancersr.lab.training.perceptual import (
     repeated_steps,
     texture_distance,
     turn,
+    variety_error,
 )
 from instancersr.lab.training.stages.objective import perceptual_loss
 
@@ -112,6 +113,24 @@ def test_grain_costs_where_the_truth_is_flat_and_hardly_where_it_is_rough():
     rough = flat + 80 / 255 * texture
     assert excess_grain(rough + 20 / 255 * grain, rough) < 0.05 * found
     assert excess_grain(flat, rough) == excess_grain(rough, rough) == 0  # what is missing is others' to judge
+
+
+def test_two_versions_should_differ_as_much_as_the_restored_photo_errs():
+    """A chequerboard is all in the finest band. Two levels, and a fifth of what is restored, are no choice."""
+    flat, board = torch.full((1, 3, 64, 64), 0.5), (torch.arange(64)[:, None] + torch.arange(64)) % 2 * 2.0 - 1
+    truth = flat + 12 / 255 * board
+
+    def error(differ: float, truth=truth, restored=flat) -> float:
+        return 255 * variety_error(flat + differ / 255 * board, flat, truth, restored, 0.5).item() ** 0.5
+
+    assert error(5) == pytest.approx(0, abs=1e-3)  # half of 12 less 2
+    assert error(3) == pytest.approx(2, abs=1e-3) and error(6) == pytest.approx(1, abs=1e-3)
+    assert error(0, truth=flat + 2 / 255 * board) == pytest.approx(0, abs=1e-3)
+    assert error(1, truth=flat) == pytest.approx(1, abs=1e-3)  # nothing is left to choose, and yet they differ
+    known = flat + 20 / 255 * board
+    assert error(3, truth=known + 12 / 255 * board, restored=known) == pytest.approx(0, abs=1e-3)
+    hue = torch.tensor([1.0, -2.0, 1.0]).view(3, 1, 1) * board
+    assert error(5, truth=flat + 12 / 255 * hue) == pytest.approx(5, abs=1e-3)  # colours are not asked for
 
 
 def test_windows_are_the_same_place_of_both():

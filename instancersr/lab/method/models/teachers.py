@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +51,10 @@ def spatial_normalization(features: Tensor, strength: float) -> Tensor:
     return centered / (features.std(1, keepdim=True) + 1e-6)
 
 
+DINOV2 = {"dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel"}
+"""`model_type` of a configuration -> class of `transformers`."""
+
+
 class Dinov2Teacher(nn.Module):
     """A frozen DINOv2, with or without registers, whose patch features lie on the transformer's token grid.
 
@@ -66,13 +69,12 @@ class Dinov2Teacher(nn.Module):
 
     def __init__(self, name: str | Path, layer: int | None = None):
         super().__init__()
-        from transformers import AutoConfig, Dinov2Model, Dinov2WithRegistersModel
+        import transformers  # of which the automatic classes would import every network's configuration
 
-        kinds: dict[str, Any] = {"dinov2": Dinov2Model, "dinov2_with_registers": Dinov2WithRegistersModel}
-        kind = AutoConfig.from_pretrained(name).model_type
-        if kind not in kinds:
+        kind = transformers.PretrainedConfig.get_config_dict(name)[0].get("model_type")
+        if kind not in DINOV2:
             raise OSError(f"{name}: a {kind}, not a DINOv2")
-        self.model = kinds[kind].from_pretrained(name).eval().requires_grad_(False)
+        self.model = getattr(transformers, DINOV2[kind]).from_pretrained(name).eval().requires_grad_(False)
         self.layer = layer
         if layer is not None:  # the blocks after it need not run
             self.model.encoder.layer = self.model.encoder.layer[:layer]

@@ -23,7 +23,14 @@ from ...method.diffusion import (
 from ...method.models import DetailDecoder
 from ..adversarial import PatchDiscriminator, adversarial_terms
 from ..config import ConfigError, DiffusionConfig
-from ..perceptual import excess_grain, random_window, repeated_pattern, repeated_steps, texture_distance
+from ..perceptual import (
+    excess_grain,
+    random_window,
+    repeated_pattern,
+    repeated_steps,
+    texture_distance,
+    variety_error,
+)
 from .objective import load_part, perceptual_loss
 from .paper import PaperObjective
 
@@ -54,9 +61,13 @@ class SamplerObjective(PaperObjective):
         super()._hold()
         if self.config.sampler.release_restoration == "tail" and "restoration" in self.model:
             self.model["restoration"].requires_grad_(False).tail.requires_grad_(True)
-        if self.config.sampler.decoder_only:
+        if self.config.sampler.held == "transformer":
             self.model["transformer"].requires_grad_(False)
             self.model["controlnet"].requires_grad_(False)
+        if self.config.sampler.held == "decoder":
+            decoder = self.model["detail_decoder"].requires_grad_(False)
+            decoder.token_norm.requires_grad_(True)
+            decoder.token_proj.requires_grad_(True)
 
     def _detail_decoder(self, width: int) -> DetailDecoder:
         """The one to begin from, or one that changes nothing yet. width: of the transformer's tokens."""
@@ -105,11 +116,21 @@ class SamplerObjective(PaperObjective):
             return self._photo_terms(model, model["detail_decoder"](restored.detach(), features), batch, draws,
                                      progress)
         timesteps = sampling_timesteps(self.scheduler, self._choose_count(draws))
-        clean, tokens = self._sampled(model, denoiser, z, z_y, timesteps, batch, draws)
-        clean_x, clean_m = split(clean)
-        photo = self._decode(model, clean_x, features, tokens)
-        texture = sampler.later_texture ** (1 - (timesteps[-1] + 1) / self.scheduler.config.num_train_timesteps)
-        terms = self._photo_terms(model, photo, batch, draws, progress, texture)
+        lateness = 1 - (timesteps[-1] + 1) / self.scheduler.config.num_train_timesteps
+
+        def version() -> tuple[Tensor, Tensor]:
+            clean, tokens = self._sampled(model, denoiser, z, z_y, timesteps, batch, draws)
+            clean_x, clean_m = split(clean)
+            return self._decode(model, clean_x, features, tokens), clean_m
+
+        photo, clean_m = version()
+        terms: dict[str, Tensor] = {}
+        if sampler.variety and lateness:
+            other, _ = version()
+            error = variety_error(photo, other, batch["hr"], restored.detach(), sampler.variety * lateness)
+            terms["variety"] = sampler.variety_weight * error
+            photo = _closer(photo, other, batch["hr"])
+        terms |= self._photo_terms(model, photo, batch, draws, progress, sampler.later_texture**lateness)
         if self.config.mask_modelling:
             instance_map = decode(self.autoencoder, clean_m)
             error = F.l1_loss(instance_map, batch["instance_map"], reduction="none")
@@ -162,3 +183,12 @@ class SamplerObjective(PaperObjective):
             if progress >= sampler.adversarial_from:
                 terms["gan"] = sampler.adversarial_weight * fooled
         return terms
+
+
+def _closer(first: Tensor, second: Tensor, truth: Tensor) -> Tensor:
+    """Of each pair the one with the smaller L1: judges that saw both would pull both to the mean of what may be true.
+
+    Training the closest of several samples is IMLE's idea (Li and Malik, 2018, arXiv:1809.09087).
+    """
+    errors = [(picture - truth).detach().abs().mean((1, 2, 3), keepdim=True) for picture in (first, second)]
+    return torch.where(errors[0] <= errors[1], first, second)
