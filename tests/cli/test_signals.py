@@ -105,8 +105,9 @@ def test_sigterm_ends_with_143_and_leaves_no_half_file_and_no_copy_of_stdin(tiny
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_sigterm_leaves_no_half_model(tiny_model, tmp_path):
-    command = [sys.executable, "-m", "instancersr", "export", str(tiny_model), "mine"]
+@pytest.mark.parametrize("arguments", [["export", "{}", "mine"], ["merge", "mine", "{}=0.5", "{}=0.5"]])
+def test_sigterm_leaves_no_half_model(tiny_model, tmp_path, arguments):
+    command = [sys.executable, "-m", "instancersr", *(each.format(tiny_model) for each in arguments)]
     process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
                                text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while not any(tmp_path.iterdir()):  # a hidden folder, until the model is whole

@@ -345,9 +345,9 @@ class SamplerConfig(Section):
     `--quality fast` does. Needs a detail decoder."""
     variety: float = Field(0.0, ge=0, le=1.5)
     """How far two versions of a photo differ, as a share of what its restored photo cannot know
-    (`perceptual.variety_error`), where the last step begins without noise; it is less the noisier that step begins, and
-    nothing from pure noise. Training steps of several sampling steps draw two versions, and the judges see the one that
-    is closer to the truth. 0: one version."""
+    (`perceptual.variety_error`), where the last step begins without noise. It is less the noisier that step begins, and
+    nothing from pure noise, so not at one step. Training steps of several sampling steps draw two versions, and the
+    judges see the one that is closer to the truth. 0: one version."""
     variety_weight: float = Field(1000.0, gt=0)
     """Of the squared error of that difference."""
     held: Literal["transformer", "decoder"] | None = None
@@ -368,6 +368,11 @@ class SamplerConfig(Section):
                 raise ValueError(f"{key} is for a detail decoder; set decoder_blocks")
         if self.held == "decoder" and not self.decoder_tokens:
             raise ValueError("held: a held decoder hears of samples by tokens alone; set decoder_tokens=true")
+        if self.held == "decoder" and (self.direct_share or self.release_restoration):
+            raise ValueError("held: the photo without a sample is not trained while the decoder is held; set "
+                             "direct_share=0 and release_restoration=false")
+        if self.variety and self.run_steps == 1:
+            raise ValueError("variety: versions are not asked to differ at one step; set trained_steps to 2 or more")
         if self.count_shares and (len(self.count_shares) != self.run_steps or not sum(self.count_shares)):
             raise ValueError(f"count_shares: give {self.run_steps} numbers, not all 0, one for each number of steps")
         return self

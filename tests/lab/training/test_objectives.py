@@ -6,7 +6,7 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel
 
 from instancersr.lab.method.models import RestorationNetwork
 from instancersr.lab.pipeline import InstanceRSRPipeline
-from instancersr.lab.training.config import ConfigError, DiffusionConfig, RestorationConfig
+from instancersr.lab.training.config import ConfigError, DiffusionConfig, RestorationConfig, SamplerConfig
 from instancersr.lab.training.perceptual import repeated_steps, variety_error
 from instancersr.lab.training.randomness import Draws
 from instancersr.lab.training.stages import build_objective
@@ -281,8 +281,8 @@ def test_two_versions_are_drawn_and_the_judges_see_the_closer(hub, tmp_path, mon
     task = objective(hub, restoration=tmp_path, denoising_weight=0.0, mask_modelling=False,
                      sampler={"weight": 1.0, "steps": 2, "decoder_blocks": 1, "variety": 0.6, "variety_weight": 3.0,
                               "count_shares": [0, 1]})
-    crops, made = batch(), []
-    monkeypatch.setattr(task, "_decode", lambda *_: made[-1].pop(0))
+    crops, made, latents = batch(), [], []
+    monkeypatch.setattr(task, "_decode", lambda _, z_x, *__: latents.append(z_x) or made[-1].pop(0))
     near, far = crops["hr"] + 0.01, crops["hr"] - 0.2
     mixed = [torch.stack([near[0], far[1]]), torch.stack([far[0], near[1]])]
     restored = task.restoration(crops["lr"])
@@ -292,9 +292,21 @@ def test_two_versions_are_drawn_and_the_judges_see_the_closer(hub, tmp_path, mon
         assert found["pixel"].item() == pytest.approx(0.01, rel=1e-4)
         expected = variety_error(*versions, crops["hr"], restored, 0.6 * 0.5)  # of two steps the last begins half way
         assert found["variety"].item() == pytest.approx(3 * expected.item(), rel=1e-4) and expected > 1e-5
+    assert not torch.equal(latents[0], latents[1])  # of another noise
     one = objective(hub, restoration=tmp_path, denoising_weight=0.0, mask_modelling=False,
-                    sampler={"weight": 1.0, "steps": 1, "decoder_blocks": 1, "variety": 0.6})
+                    sampler={"weight": 1.0, "steps": 2, "decoder_blocks": 1, "variety": 0.6, "count_shares": [1, 0]})
     assert "variety" not in terms(one)  # from pure noise
+
+
+@pytest.mark.parametrize(("sampler", "problem"), [
+    ({"held": "decoder"}, "decoder_tokens=true"),
+    ({"held": "decoder", "decoder_tokens": True, "direct_share": 0.5}, "direct_share=0"),
+    ({"held": "decoder", "decoder_tokens": True, "release_restoration": True}, "release_restoration=false"),
+    ({"variety": 0.6, "steps": 1}, "trained_steps"),
+])
+def test_keys_that_would_do_nothing_or_undo_each_other_are_refused(sampler, problem):
+    with pytest.raises(ValueError, match=problem):
+        SamplerConfig(**{"weight": 1.0, "decoder_blocks": 1} | sampler)
 
 
 def test_the_networks_around_a_held_transformer_are_trained_together(hub, tmp_path):
