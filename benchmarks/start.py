@@ -2,7 +2,7 @@
 
     python benchmarks/start.py [--size 512] [--masks 100] [--photos 24] [--processes 2] [--rounds 3] [--rows 11200000]
 
-The run is `torchrun ... -m instancersr train` on the shards of `benchmarks/samples.py`, with a small transformer that
+The run is `instancersr train --processes` on the shards of `benchmarks/samples.py`, with a small transformer that
 predicts noise, a small DINOv2 and the small autoencoder that the shards' latents are from: what networks of the paper's
 size add is the time to read their weights. Each round begins a run of its own and ends it after its first step, when
 `losses.jsonl` has its first line. Last: the time to open an index of --rows photos, as SA-1B has them.
@@ -43,8 +43,7 @@ def make_run(folder: Path, options: argparse.Namespace) -> Path:
 
 def seconds_to_first_step(folder: Path, output: str, processes: int) -> float:
     """Of a run that begins anew in `output`, and is ended there."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m",
-               "instancersr", "train", "run.yaml", f"output={output}"]
+    command = [sys.executable, "-m", "instancersr", "train", "run.yaml", f"output={output}", f"--processes={processes}"]
     losses = folder / output / "losses.jsonl"
     with open(folder / f"{output}.log", "w") as log:
         start = time.monotonic()

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from instancersr.errors import NO_MEMORY, MissingPackage, UserError, first_line, is_out_of_memory
+from instancersr.imports import without_collecting
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -100,7 +101,8 @@ def needs(extra: str) -> Iterator[None]:
         MissingPackage: it is not there.
     """
     try:
-        yield
+        with without_collecting():
+            yield
     except ImportError as error:
         raise MissingPackage(error, extra) from error
 

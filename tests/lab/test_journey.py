@@ -23,12 +23,12 @@ from instancersr.lab.training.checkpoint import list_checkpoints
 PAPER = Path(__file__).parents[2] / "configs/paper.yaml"
 SIDE, BATCH, IMAGES = 64, 4, 80
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-MODULE = ["-m", "instancersr"]
+INSTANCERSR = [sys.executable, "-m", "instancersr"]
 
 
-def run(*arguments: str | Path, folder: Path, prefix: list[str] = MODULE) -> str:
+def run(*arguments: str | Path, folder: Path) -> str:
     """A command's output. It must succeed."""
-    done = subprocess.run([sys.executable, *prefix, *map(str, arguments)], cwd=folder, env=ENVIRONMENT, text=True,
+    done = subprocess.run([*INSTANCERSR, *map(str, arguments)], cwd=folder, env=ENVIRONMENT, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -47,28 +47,27 @@ def lab(photo_folder, save_hub_models, tmp_path) -> Path:
     return tmp_path
 
 
-TRAIN = ["train", str(PAPER), "device=cpu", "precision=fp32", "threads=1", "output=run", "autoencoder=vae",
-         "backbone.pretrained=dit", "alignment.teacher=dinov2", "alignment.layer=2", f"images={IMAGES}",
-         f"batch={BATCH}", "micro_batch=1", f"data.crop={SIDE}", "data.workers=1", "data.stored=true",
-         "transformer={width: 32, depth: 3, heads: 2, control_depth: 2, prediction: noise, num_classes: 10, "
-         "learned_variance: true}", "optimizer={lr: 1.0e-3, warmup_images: 0, ema_images: 100}",
+TRAIN = ["train", str(PAPER), "--processes=2", "device=cpu", "precision=fp32", "threads=1", "output=run",
+         "autoencoder=vae", "backbone.pretrained=dit", "alignment.teacher=dinov2", "alignment.layer=2",
+         f"images={IMAGES}", f"batch={BATCH}", "micro_batch=1", f"data.crop={SIDE}", "data.workers=1",
+         "data.stored=true", "transformer={width: 32, depth: 3, heads: 2, control_depth: 2, prediction: noise, "
+         "num_classes: 10, learned_variance: true}", "optimizer={lr: 1.0e-3, warmup_images: 0, ema_images: 100}",
          f"log={{checkpoint_images: {2 * BATCH}, sample_images: {IMAGES}, validation_crops: 1}}"]
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *MODULE]
 
 
 def kill_in_the_middle(folder: Path) -> int:
     """Begins the training, ends it and all its processes by SIGKILL after a checkpoint; the images it had seen."""
     with open(folder / "killed.log", "w") as log:
-        torchrun = subprocess.Popen([sys.executable, *TORCHRUN, *TRAIN], cwd=folder, env=ENVIRONMENT, stdout=log,
+        training = subprocess.Popen([*INSTANCERSR, *TRAIN], cwd=folder, env=ENVIRONMENT, stdout=log,
                                     stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 240
         while not list_checkpoints(folder / "run"):
-            assert torchrun.poll() is None and time.monotonic() < deadline, (folder / "killed.log").read_text()
+            assert training.poll() is None and time.monotonic() < deadline, (folder / "killed.log").read_text()
             time.sleep(0.02)
-        everyone = [psutil.Process(torchrun.pid), *psutil.Process(torchrun.pid).children(recursive=True)]
+        everyone = [psutil.Process(training.pid), *psutil.Process(training.pid).children(recursive=True)]
         for process in everyone:
             process.kill()
-        torchrun.wait()
+        training.wait()
         psutil.wait_procs(everyone[1:])
     reached = int(list_checkpoints(folder / "run")[-1].name.split("-")[1])
     assert 0 < reached < IMAGES, "the run was over before it was killed"
@@ -85,7 +84,7 @@ def test_from_photos_to_scores_with_a_kill_on_the_way(lab):
 
     reached = kill_in_the_middle(lab)
     run("export", "run", "early", folder=lab)  # of the killed run
-    printed = run(*TRAIN, folder=lab, prefix=TORCHRUN)
+    printed = run(*TRAIN, folder=lab)
     assert "Traceback" not in printed
     starts = json.loads((lab / "run/run.json").read_text())["starts"]
     assert [(start["images"], start["machine"]["processes"]) for start in starts] == [(0, 2), (reached, 2)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..config import AnyTrainConfig, AutoencoderConfig, MapConfig, RestorationConfig
 from .objective import Batch, Objective
 
@@ -12,25 +14,30 @@ def build_objective(config: AnyTrainConfig) -> Objective:
     Raises:
         ConfigError: what it begins from cannot be used; names the key.
     """
+    return stage(config)(config)
+
+
+def stage(config: AnyTrainConfig) -> Callable[..., Objective]:
+    """The class of the stage. Only its own imports are made."""
     if isinstance(config, AutoencoderConfig):
         from .autoencoder import AutoencoderObjective
 
-        return AutoencoderObjective(config)
+        return AutoencoderObjective
     if isinstance(config, RestorationConfig):
         from .restoration import RestorationObjective
 
-        return RestorationObjective(config)
+        return RestorationObjective
     if isinstance(config, MapConfig):
         from .map import MapObjective
 
-        return MapObjective(config)
+        return MapObjective
     if config.sampler.weight:
         from .sampler import SamplerObjective
 
-        return SamplerObjective(config)
+        return SamplerObjective
     from .paper import PaperObjective
 
-    return PaperObjective(config)
+    return PaperObjective
 
 
-__all__ = ["Batch", "Objective", "build_objective"]
+__all__ = ["Batch", "Objective", "build_objective", "stage"]

@@ -59,15 +59,11 @@ class PaperObjective(Objective):
             self.restoration = load_part(RestorationNetwork, config.restoration, "restoration")
         self.scheduler = DDIMScheduler(prediction_type="sample", clip_sample=False, set_alpha_to_one=True,
                                        **config.schedule.model_dump())
-        alignment = config.alignment
-        self.teacher, self.teacher_width = None, None
-        if alignment.teacher is not None and alignment.weight and config.denoising_weight:
-            stored = stored_shapes(config.data.photos) if config.data.stored else {}
-            if "teacher" in stored:
-                self.teacher_width = stored["teacher"][1]
-            else:
-                self.teacher = load_teacher(alignment.teacher, alignment.teacher_layer)
-                self.teacher_width = self.teacher.width
+        self.teacher = None
+        self.teacher_width = stored_width(config) if aligns(config) else None
+        if config.alignment.teacher is not None and computes_targets(config):
+            self.teacher = load_teacher(config.alignment.teacher, config.alignment.teacher_layer)
+            self.teacher_width = self.teacher.width
         self.model = nn.ModuleDict(self._parts()).train().requires_grad_(True)
         self._hold()
 
@@ -371,6 +367,22 @@ def build_transformer(size: TransformerConfig, channels: int) -> JointDiT:
     """A JointDiT of random weights."""
     std = None if size.prediction == "noise" else [1.0] * 2 * channels
     return JointDiT(**transformer_settings(size, channels), residual_std=std, noise_skip=size.prediction != "clean")
+
+
+def aligns(config: DiffusionConfig) -> bool:
+    """Whether Eq. 5 has a part in the loss."""
+    return config.alignment.teacher is not None and bool(config.alignment.weight and config.denoising_weight)
+
+
+def stored_width(config: DiffusionConfig) -> int | None:
+    """Width of the teacher's features in the shards; None without any."""
+    stored = stored_shapes(config.data.photos) if config.data.stored else {}
+    return stored["teacher"][1] if "teacher" in stored else None
+
+
+def computes_targets(config: DiffusionConfig) -> bool:
+    """Whether the teacher runs along, for want of stored features."""
+    return aligns(config) and stored_width(config) is None
 
 
 def load_teacher(name: str, layer: int | None) -> Dinov2Teacher:
