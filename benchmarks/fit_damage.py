@@ -1,12 +1,13 @@
-"""Fits what judges a photo's damage (`instancersr/damage.json`), and prints how often it is right on held-out photos.
+"""Fits what judges a photo's damage and noise (`instancersr/damage.json`, `noise.json`), and prints how well it does.
 
     python benchmarks/fit_damage.py --photos ../shared/photos [--check ../shared/realsr/LR ../shared/web/old]
 
-Crops of training photos are damaged by the presets of cameras and of the web, so many by each; a perceptron learns to
-tell the two from what `instancersr.damage.measure` says of their LR photos. `web_mild` lies between and is left out.
-Shown: the share of each preset's crops, of photos that were not fitted, that counts as damaged; then that of the
-pictures in the folders of `--check`, which are never fitted. The shipped one saw the photos of
-configs/web/1_restoration.yaml, 80 drawn pages among them.
+Crops of training photos are damaged by the presets of cameras and of the web, so many by each. From what
+`instancersr.damage.measure` says of their LR photos one perceptron learns to tell the web's from the cameras', another
+to tell those of noisy presets from all others. `web_mild` lies between, and only the second sees it. Shown: the share
+of each preset's crops, of photos that were not fitted, that counts as damaged, and as noisy; then those of the pictures
+in the folders of `--check`, which are never fitted. The shipped ones saw the photos of configs/web/1_restoration.yaml,
+80 drawn pages among them.
 """
 
 import argparse
@@ -18,13 +19,15 @@ import numpy as np
 from PIL import Image
 from sklearn.neural_network import MLPClassifier
 
-from instancersr.damage import FITTED, estimate_damage, judge, measure
-from instancersr.denoising import DAMAGED
+from instancersr.damage import DAMAGE, NOISE, judge, measure
+from instancersr.denoising import DAMAGED, NOISY
 from instancersr.lab.training.config import RestorationConfig
 from instancersr.lab.training.data import crops, open_photos
 
 CAMERAS = ("camera_optics", "camera_sharpened", "twin")
 WEB = ("web_jpeg", "web_messenger", "web_night", "web_old")
+NOISE_KINDS = ("web_night", "web_old")
+KINDS = (*CAMERAS, "web_mild", *WEB)
 HIDDEN, DECAY, DIGITS = 16, 3.0, 5
 
 
@@ -39,15 +42,23 @@ def measured(photos: str, cache: str, kind: str, count: int, held_out: bool) -> 
     return np.stack([measure((lr * 255).round().astype(np.uint8)) for lr in small])
 
 
-def fit(inputs: np.ndarray, labels: np.ndarray) -> dict[str, list]:
-    """The perceptron of measurements (N, F) and labels (N,), 1 for the web, as the file holds it."""
+def fit(kinds: dict[str, np.ndarray], positive: tuple[str, ...], path: Path) -> None:
+    """Writes the perceptron that tells these kinds from the others by their measurements (N, F)."""
+    inputs = np.concatenate([*kinds.values()])
+    labels = np.concatenate([np.full(len(rows), kind in positive) for kind, rows in kinds.items()])
     mean, deviation = inputs.mean(0), inputs.std(0)
     network = MLPClassifier((HIDDEN,), alpha=DECAY, max_iter=2000, random_state=0)
     network.fit((inputs - mean) / deviation, labels)
     (hidden, output), (bias, output_bias) = network.coefs_, network.intercepts_
     values = {"mean": mean, "deviation": deviation, "hidden": hidden, "bias": bias, "output": output[:, 0],
               "output_bias": output_bias[0]}
-    return {name: np.round(value, DIGITS).tolist() for name, value in values.items()}
+    path.write_text(json.dumps({name: np.round(value, DIGITS).tolist() for name, value in values.items()}) + "\n")
+
+
+def show(name: str, rows: np.ndarray) -> None:
+    damaged = np.mean([judge(row, DAMAGE) >= DAMAGED for row in rows])
+    noisy = np.mean([judge(row, NOISE) >= np.mean(NOISY) for row in rows])
+    print(f"{name:18} damaged {damaged:.2f}  noisy {noisy:.2f}", flush=True)
 
 
 def main() -> None:
@@ -57,16 +68,14 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=300)
     parser.add_argument("--check", nargs="*", type=Path, default=[])
     arguments = parser.parse_args()
-    kinds = {kind: measured(arguments.photos, arguments.cache, kind, arguments.crops, False) for kind in CAMERAS + WEB}
-    labels = np.repeat([float(kind in WEB) for kind in kinds], arguments.crops)
-    FITTED.write_text(json.dumps(fit(np.concatenate([*kinds.values()]), labels)) + "\n")
-
-    for kind in CAMERAS + WEB:
-        odds = [judge(row) for row in measured(arguments.photos, arguments.cache, kind, arguments.crops // 3, True)]
-        print(f"{kind:18} {np.mean(np.array(odds) >= DAMAGED):.2f}", flush=True)
+    kinds = {kind: measured(arguments.photos, arguments.cache, kind, arguments.crops, False) for kind in KINDS}
+    fit({kind: rows for kind, rows in kinds.items() if kind != "web_mild"}, WEB, DAMAGE)
+    fit(kinds, NOISE_KINDS, NOISE)
+    for kind in KINDS:
+        show(kind, measured(arguments.photos, arguments.cache, kind, arguments.crops // 3, True))
     for folder in arguments.check:
-        odds = [estimate_damage(np.asarray(Image.open(path).convert("RGB"))) for path in sorted(folder.glob("*.png"))]
-        print(f"{folder!s:18} {np.mean(np.array(odds) >= DAMAGED):.2f}", flush=True)
+        show(str(folder), np.stack([measure(np.asarray(Image.open(path).convert("RGB")))
+                                    for path in sorted(folder.glob("*.png"))]))
 
 
 if __name__ == "__main__":

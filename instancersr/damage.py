@@ -27,8 +27,8 @@ FLOOR = 0.2
 """Of responses, in grey levels, before their logarithm is taken."""
 COMPRESSED = (95, 85)
 """Qualities of a JPEG between which its own word for damage goes from 0 to 1."""
-FITTED = Path(__file__).with_name("damage.json")
-"""The perceptron that judges the measurements; `benchmarks/fit_damage.py` makes it."""
+DAMAGE, NOISE = (Path(__file__).with_name(name) for name in ("damage.json", "noise.json"))
+"""Perceptrons that judge the measurements; `benchmarks/fit_damage.py` and `benchmarks/fit_noise.py` make them."""
 
 
 def estimate_damage(photo: np.ndarray, quality: int | None = None) -> float:
@@ -41,7 +41,12 @@ def estimate_damage(photo: np.ndarray, quality: int | None = None) -> float:
     """
     begin, end = COMPRESSED
     compressed = 0.0 if quality is None else float(np.clip((begin - quality) / (begin - end), 0, 1))
-    return max(compressed, judge(measure(photo)))
+    return max(compressed, judge(measure(photo), DAMAGE))
+
+
+def estimate_noise(photo: np.ndarray) -> float:
+    """The odds, 0 to 1, that a photo (h, w, 3) uint8 has so much noise that it is better drawn after cleaning."""
+    return judge(measure(photo), NOISE)
 
 
 def measure(photo: np.ndarray) -> np.ndarray:
@@ -123,13 +128,13 @@ def _middle(photo: np.ndarray) -> np.ndarray:
     return np.pad(middle, (*missing, (0, 0)), mode="symmetric")
 
 
-def judge(measured: np.ndarray) -> float:
-    """The perceptron's odds: standardised measurements, one hidden layer of rectifiers, a logistic output."""
-    fitted = _fitted()
+def judge(measured: np.ndarray, perceptron: Path) -> float:
+    """A perceptron's odds: standardised measurements, one hidden layer of rectifiers, a logistic output."""
+    fitted = _fitted(perceptron)
     hidden = np.maximum((measured - fitted["mean"]) / fitted["deviation"] @ fitted["hidden"] + fitted["bias"], 0)
     return float(1 / (1 + np.exp(-(hidden @ fitted["output"] + fitted["output_bias"]))))
 
 
-@lru_cache(maxsize=1)
-def _fitted() -> dict[str, np.ndarray]:
-    return {name: np.array(values) for name, values in json.loads(FITTED.read_text()).items()}
+@lru_cache(maxsize=2)
+def _fitted(perceptron: Path) -> dict[str, np.ndarray]:
+    return {name: np.array(values) for name, values in json.loads(perceptron.read_text()).items()}

@@ -30,7 +30,7 @@ FADE = 14
 STRENGTH_FADE = 4
 """Strengths of neighbours mix over twice so many pixels on either side of their border."""
 MARGIN = 3
-"""Tokens around an object that are computed as well: its context, and room for the colour fix's blur of 31 pixels."""
+"""Tokens around an object that are computed as well: its context."""
 BLOCKS = 8
 """Blocks along a side of a tile, of which crops are put together."""
 CROP_COST = 32
@@ -68,25 +68,33 @@ class Edit:
 class Kept:
     """What an edit needs of an upscale. For each LR pixel about 96 bytes of latents, and 48 for each picture.
 
-    recipe: of the call. size: (h, w) of the LR photo. lr: the photo (H, W, 3) uint8, padded to whole tokens.
+    recipe: of the call. photo: (h, w, 3) uint8, as given. lr: what the networks see of it, (H, W, 3) uint8, padded to
+    whole tokens.
     tiles, overlap: the plan. latents: z (2C, h / 2, w / 2) of each tile. conditions: z_y (C, h / 2, w / 2) of each.
     features: of the restoration network (F, h, w), in half precision, if a detail decoder needs them.
+    shifts: fidelity -> what the colour fix added to each tile, (3, h, w); empty where it is not "wavelet".
     pictures: fidelity -> (4H, 4W, 3) uint8, for each of the recipe's fidelities.
     ids: (4H, 4W) int32, None if not asked for.
     strengths: (4H, 4W) float32, without soft edges; None: the recipe's everywhere.
     """
 
     recipe: Recipe
-    size: tuple[int, int]
+    photo: np.ndarray
     lr: np.ndarray
     tiles: list[Tile]
     overlap: int
     latents: list[np.ndarray]
     conditions: list[np.ndarray]
     features: list[np.ndarray]
+    shifts: dict[float, list[np.ndarray]]
     pictures: dict[float, np.ndarray]
     ids: np.ndarray | None
     strengths: np.ndarray | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(h, w) of the LR photo."""
+        return self.photo.shape[:2]
 
     def with_strength(self, mask: np.ndarray, strength: float) -> Kept:
         """Another strength where the mask (4H, 4W) is true."""

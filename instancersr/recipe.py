@@ -48,6 +48,7 @@ class Recipe:
     maps: bool
     keep: bool
     denoise: float | None = None
+    cleaning: float = 0.0
     layer: int = 0
 
     @property
@@ -68,7 +69,7 @@ class Recipe:
 
 def check(recipe: Recipe) -> None:
     """Raises a ValueError that names the first argument that is out of its range."""
-    for name in ("scale", "fidelity", "strength", "denoise"):
+    for name in ("scale", "fidelity", "strength", "denoise", "cleaning"):
         check_number(name, getattr(recipe, name))
     for name in ("steps", "seed", "tile", "tile_batch", "overlap"):
         check_number(name, getattr(recipe, name), Integral)
@@ -81,15 +82,14 @@ def check(recipe: Recipe) -> None:
     check_choice("start_from", recipe.start_from, ("noise", "lr"))
     if recipe.denoise is not None and not 0 <= recipe.denoise <= 1:  # the fidelity may follow from it
         raise ValueError(f"denoise must be 0 to 1, or None for the model's own, not {recipe.denoise}")
-    if not 0 <= recipe.fidelity <= 1:
-        raise ValueError(f"fidelity must be 0 to 1, not {recipe.fidelity}")
+    for name in ("fidelity", "strength", "cleaning"):
+        if not 0 <= getattr(recipe, name) <= 1:
+            raise ValueError(f"{name} must be 0 to 1, not {getattr(recipe, name)}")
     check_choice("color_fix", recipe.color_fix, COLOR_FIXES)
     if recipe.tile is not None and recipe.tile < SMALLEST:
         raise ValueError(f"tile must be at least {SMALLEST}, not {recipe.tile}")
     if recipe.tile_batch < 1:
         raise ValueError(f"tile_batch must be 1 or more, not {recipe.tile_batch}")
-    if not 0 <= recipe.strength <= 1:
-        raise ValueError(f"strength must be 0 to 1, not {recipe.strength}")
     if recipe.overlap < 0:
         raise ValueError(f"overlap must be 0 or more, not {recipe.overlap}")
 

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from .color import match_color
+from .color import base_shift, enlarge, match_color
 from .constraints import apply_constraints
-from .denoising import automatic_denoise
+from .denoising import automatic_cleaning, automatic_denoise, shrink
 from .edits import (
     Edit,
     Kept,
@@ -68,11 +68,12 @@ class Upscaled:
 
 @dataclass
 class Drawn:
-    """Some tiles of one shape: photos at each fidelity (B, 3, 4h, 4w), instance ids (4h, 4w) each, latents z and z_y
-    (None without a sample), and the restoration network's features (None without one).
+    """Some tiles of one shape: photos at each fidelity (B, 3, 4h, 4w), the same without a colour fix, instance ids
+    (4h, 4w) each, latents z and z_y (None without a sample), and the restoration network's features (None without one).
     """
 
     photos: dict[float, np.ndarray]
+    unfixed: dict[float, np.ndarray]
     maps: list[np.ndarray]
     z: np.ndarray | None
     z_y: np.ndarray | None
@@ -97,7 +98,8 @@ class Upscaler:
                  progress: Progress | None = None, *, quality: Quality | None = None, strength: float = 1.0,
                  edits: Sequence[Edit] = (), keep_latents: bool = False, overlap: int = OVERLAP,
                  instances: bool = True, denoise: float | Literal["auto"] | None = None,
-                 merge: Sequence[Sequence[int]] = (), segmenter: Segmenter | None = None) -> Upscaled:
+                 cleaning: float | None = None, merge: Sequence[Sequence[int]] = (),
+                 segmenter: Segmenter | None = None) -> Upscaled:
         """Upscales one picture.
 
         Args:
@@ -126,6 +128,9 @@ class Upscaler:
             instances: whether the instance map is wanted, which costs time; the photo is the same.
             denoise: how much noise and grain is taken off: 0 keeps it, 1 takes off as much as can be. None or
                 "auto": as the photo's own damage asks for, where the model has the control.
+            cleaning: share of its restored self, shrunk, that the photo is mixed with before it is drawn, which takes
+                as long again as the restoration network. None: what its noise asks for, in a model with the control
+                `denoise`, in proportion to that and to 1 - fidelity; 0 for photos with little noise.
             merge: groups of ids of the map; each group becomes one object, under the id that it names first, before
                 the edits.
             segmenter: finds the objects in the finished picture; None for the model's own map.
@@ -156,8 +161,10 @@ class Upscaler:
             fidelity = self.defaults.fidelity * (1 if denoise is None else denoise)
         recipe = Recipe(scale, steps if num_inference_steps is None else num_inference_steps, seed, start_from,
                         fidelity, strength, color_fix, tile, tile_batch, overlap, not fast,
-                        maps and segmenter is None, keep, denoise)
+                        maps and segmenter is None, keep, denoise, cleaning or 0.0)
         check(recipe)
+        if cleaning is None and denoise:
+            recipe = replace(recipe, cleaning=denoise * (1 - fidelity) * automatic_cleaning(photo.rgb))
         upscaler = self._denoising(recipe)
         kept = upscaler._upscale(photo.rgb, recipe, progress)
         out = upscaler._render(kept, progress)
@@ -224,12 +231,13 @@ class Upscaler:
         picture, ids = _resized(picture, ids, [round(side * min(recipe.scale, SCALE)) for side in size])
         if recipe.scale > SCALE:
             strengths = kept.strengths
-            second = self._upscale(picture, replace(recipe, layer=1, keep=strengths is not None), progress)
+            again = replace(recipe, cleaning=0.0, layer=1, keep=strengths is not None)
+            second = self._upscale(picture, again, progress)
             if strengths is not None:
                 strengths = second.to_native(strengths[: size[0] * SCALE, : size[1] * SCALE])
             picture, ids = _native(second, strengths)
             picture, ids = _resized(picture, ids, [round(side * recipe.scale) for side in size])
-        picture = apply_constraints(picture, kept.lr[: size[0], : size[1]])
+        picture = apply_constraints(picture, kept.photo)
         return Upscaled([Image.fromarray(picture)], [] if ids is None else [ids], kept)
 
     # ------------------------------------------------------------------------------------------ tiles
@@ -255,20 +263,34 @@ class Upscaler:
         canvases = {fidelity: TileCanvas(rows, columns, overlap) for fidelity in recipe.fidelities}
         ids = IdCanvas(rows, columns, overlap) if recipe.maps else None
         noise = self._noise(recipe.seed, recipe.layer, padded)
-        kept = Kept(recipe, lr.shape[:2], padded, tiles, overlap, [], [], [], {}, None)
-        for number, group in enumerate(_groups(tiles, recipe.tile_batch)):
-            drawn = self._draw(padded, group, noise, recipe)
+        groups = list(_groups(tiles, recipe.tile_batch))
+        done = _counter(len(tiles) * (2 if recipe.cleaning else 1), progress)
+        seen = self._clean(padded, groups, overlap, recipe.cleaning, done) if recipe.cleaning else padded
+        kept = Kept(recipe, lr, seen, tiles, overlap, [], [], [], {}, {}, None)
+        for group in groups:
+            drawn = self._draw(seen, group, noise, recipe)
             for index, place in enumerate(group):
                 for fidelity, canvas in canvases.items():
                     canvas.add(place, drawn.photos[fidelity][index])
                 if ids is not None:
                     ids.add(place, drawn.maps[index])
             if recipe.keep:
-                _keep(kept, drawn, self.engine.finishes)
-            if progress is not None:
-                progress(min((number + 1) * recipe.tile_batch, len(tiles)), len(tiles))
+                _keep(kept, drawn, _pixels(seen, group), self.engine.finishes)
+            done(len(group))
         pictures = {fidelity: canvas.finish() for fidelity, canvas in canvases.items()}
         return replace(kept, pictures=pictures, ids=None if ids is None else ids.finish())
+
+    def _clean(self, lr: np.ndarray, groups: list[list[Tile]], overlap: int, share: float,
+               done: Callable[[int], None]) -> np.ndarray:
+        """The photo (H, W, 3) uint8 with this share of its restored self, shrunk, which has less noise."""
+        rows, columns = lr.shape[:2]
+        canvas = TileCanvas(rows, columns, overlap, scale=1)
+        for group in groups:
+            _, restored = self.engine.restore(_pixels(lr, group))
+            for tile, picture in zip(group, restored, strict=True):
+                canvas.add(tile, shrink(picture))
+            done(len(group))
+        return np.rint(_between(lr, canvas.finish(), share)).astype(np.uint8)
 
     def _draw(self, lr: np.ndarray, tiles: list[Tile], noise: NoiseField, recipe: Recipe) -> Drawn:
         y = _pixels(lr, tiles)
@@ -278,28 +300,26 @@ class Upscaler:
             z_y = self.engine.encode(restored)
             eps = np.stack([noise.window(tile) for tile in tiles])
             z, tokens = sample(self.engine, self.schedule, z_y, eps, recipe.steps, recipe.start_from)
-        references = dict.fromkeys(recipe.fidelities, y)
         z_x = z[:, : self.engine.latent_channels] if z is not None and recipe.from_sample else None
-        photos = self._photos(z_x, features, tokens, restored, recipe.color_fix, references)
+        unfixed = self._photos(z_x, features, tokens, restored, recipe.fidelities)
+        photos = {f: match_color(photo, y, recipe.color_fix) for f, photo in unfixed.items()}
         maps = self._read_maps(restored, z) if z is not None and recipe.maps else []
-        return Drawn(photos, maps, z, z_y, features)
+        return Drawn(photos, unfixed, maps, z, z_y, features)
 
     def _photos(self, z_x: np.ndarray | None, features: np.ndarray | None, tokens: np.ndarray | None,
-                restored: np.ndarray | None, color_fix: str,
-                references: dict[float, np.ndarray]) -> dict[float, np.ndarray]:
-        """Fidelity -> photo (B, 3, 4h, 4w) in the colours of its reference (B, 3, any, any).
+                restored: np.ndarray | None, fidelities: set[float]) -> dict[float, np.ndarray]:
+        """Fidelity -> photo (B, 3, 4h, 4w), in the networks' own colours.
 
         Without z_x the photo is drawn from the restored one. Fidelity 0 of a sample alone does without that.
         """
         photo = restored
-        if min(references) < 1:
+        if min(fidelities) < 1:
             if z_x is None:
                 assert restored is not None  # nothing else to draw from
                 photo = self.engine.finish(restored, features)
             else:
                 photo = self.engine.decode(z_x, features, tokens)
-        return {f: match_color(_between(photo, restored, f), reference, color_fix)
-                for f, reference in references.items()}
+        return {f: _between(photo, restored, f) for f in fidelities}
 
     def _read_maps(self, restored: np.ndarray, z: np.ndarray) -> list[np.ndarray]:
         """(4h, 4w) int32 ids of each tile."""
@@ -320,7 +340,7 @@ class Upscaler:
         return [(number, kept.tiles[number]) for number in sorted({number for number, _ in crops})]
 
     def _resample(self, kept: Kept, mask: np.ndarray, crops: list[tuple[int, Tile]], seed: int,
-                  done: Callable[[], None]) -> Kept:
+                  done: Callable[[int], None]) -> Kept:
         """Draws what lies under the mask (4H, 4W) once more; `done` is called after each crop."""
         share = latent_mask(mask)
         fields = tuple(self._noise(each, kept.recipe.layer, kept.lr) for each in (kept.recipe.seed, seed))
@@ -336,7 +356,7 @@ class Upscaler:
                 z, photos = self._resample_crop(kept, number, crop, share, fields)
                 latents[number][place] += at_latents(weight) * z
                 patch.add(tile, crop, photos, weight)
-                done()
+                done(1)
         return replace(kept, latents=latents, pictures=patch.apply(kept.pictures))
 
     def _resample_crop(self, kept: Kept, number: int, crop: Tile, share: np.ndarray,
@@ -348,19 +368,16 @@ class Upscaler:
         z, tokens = sample(self.engine, self.schedule, kept.conditions[number][place], new, recipe.steps,
                            recipe.start_from, (local.top // LR_TOKEN, local.left // LR_TOKEN),
                            Known(kept.latents[number][place], old, share[latents_of(crop)]))
-        references = dict.fromkeys(recipe.fidelities - {1.0}, y)
+        fidelities = recipe.fidelities - {1.0}
         features = restored = None
-        if any(references):  # a mixture with the restored photo
+        if any(fidelities):  # a mixture with the restored photo
             features, restored = self.engine.restore(y)
         elif kept.features:
             features = kept.features[number][(None, ..., *local.slices)].astype(np.float32)
-        if recipe.color_fix == "adain":  # a crop has other means than its tile: those of the picture before
-            references = {f: _pixels(kept.pictures[f], [crop.times(SCALE)]) for f in references}
-        if not references:
+        if not fidelities:
             return z[0], {}
-        photos = self._photos(z[:, : self.engine.latent_channels], features, tokens, restored, recipe.color_fix,
-                              references)
-        return z[0], {fidelity: photo[0] for fidelity, photo in photos.items()}
+        unfixed = self._photos(z[:, : self.engine.latent_channels], features, tokens, restored, fidelities)
+        return z[0], {f: _fixed_part(kept, f, number, crop, photo)[0] for f, photo in unfixed.items()}
 
 
 # ------------------------------------------------------------------------------------------------ pictures
@@ -411,8 +428,27 @@ def _between(photo: Any, restored: Any, fidelity: float) -> np.ndarray:
     return np.float32(fidelity) * restored + np.float32(1 - fidelity) * photo
 
 
-def _keep(kept: Kept, drawn: Drawn, finishes: bool) -> None:
+def _fixed_part(kept: Kept, fidelity: float, number: int, crop: Tile, photo: np.ndarray) -> np.ndarray:
+    """A photo (1, 3, 4h, 4w) of a part of a tile in the colours of the rest.
+
+    A part has other means and another base than its tile, so those of the picture before, or what was added to it.
+    """
+    tile, fix = kept.tiles[number], kept.recipe.color_fix
+    if fix != "wavelet":
+        return match_color(photo, _pixels(kept.pictures[fidelity], [crop.times(SCALE)]), fix)
+    if crop == tile:
+        return match_color(photo, _pixels(kept.lr, [crop]), fix)
+    shift = enlarge(kept.shifts[fidelity][number][None], (SCALE * tile.height, SCALE * tile.width))
+    rows, columns = crop.within(tile).scaled(SCALE)
+    return np.clip(photo + shift[..., rows, columns], 0, 1)
+
+
+def _keep(kept: Kept, drawn: Drawn, y: np.ndarray, finishes: bool) -> None:
     assert drawn.z is not None and drawn.z_y is not None  # a recipe that keeps samples
+    if kept.recipe.color_fix == "wavelet":
+        for fidelity in kept.recipe.fidelities - {1.0}:
+            shift = base_shift(drawn.unfixed[fidelity], y)
+            kept.shifts.setdefault(fidelity, []).extend(map(shrink, shift))
     kept.latents.extend(drawn.z)
     kept.conditions.extend(drawn.z_y)
     if finishes and drawn.features is not None:
@@ -447,7 +483,14 @@ def _groups(tiles: list[Tile], size: int) -> Iterator[list[Tile]]:
         yield tiles[start : start + size]
 
 
-def _counter(total: int, progress: Progress | None) -> Callable[[], None]:
-    """Calls `progress` with (calls so far, total)."""
-    numbers = iter(range(1, total + 1))
-    return lambda: progress(next(numbers), total) if progress is not None else None
+def _counter(total: int, progress: Progress | None) -> Callable[[int], None]:
+    """Called with what is done since the last call, calls `progress` with (done so far, total)."""
+    so_far = 0
+
+    def count(more: int) -> None:
+        nonlocal so_far
+        so_far += more
+        if progress is not None:
+            progress(so_far, total)
+
+    return count

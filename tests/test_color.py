@@ -28,11 +28,11 @@ def test_adain_does_not_amplify_a_flat_channel():
 
 
 def test_wavelet_takes_the_base_from_the_reference_and_keeps_the_detail():
-    y, x = np.indices((96, 128))
+    y, x = np.indices((288, 320))
     # the first blur removes Nyquist exactly
-    checkers = np.broadcast_to(0.1 * (-1.0) ** (x + y), (1, 3, 96, 128)).astype(np.float32)
-    result = match_color(0.7 + checkers, np.full((1, 3, 24, 32), 0.4, np.float32), "wavelet")
-    inner = (..., slice(32, -32), slice(32, -32))  # away from the repeated edge
+    checkers = np.broadcast_to(0.1 * (-1.0) ** (x + y), (1, 3, 288, 320)).astype(np.float32)
+    result = match_color(0.7 + checkers, np.full((1, 3, 72, 80), 0.4, np.float32), "wavelet")
+    inner = (..., slice(128, -128), slice(128, -128))  # away from the repeated edge
     np.testing.assert_allclose(result[inner], (0.4 + checkers)[inner], atol=1e-5)
 
 
@@ -53,7 +53,7 @@ def test_enlargement_is_torchs(size):
 def test_blur_is_the_dilated_binomial_filter():
     picture = random(1, 1, 37, 50)
     expected = picture[0, 0].astype(float)
-    for level in range(5):
+    for level in range(7):
         kernel = np.zeros(2 * 2**level + 1)
         kernel[[0, 2**level, -1]] = 0.25, 0.5, 0.25
         for axis in (0, 1):

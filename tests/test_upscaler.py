@@ -77,7 +77,8 @@ FULL = ["restore", "encode", "denoise", "decode", "decode_map", "pair_odds"]
     ({"quality": "fast", "keep_latents": True}, FULL),
 ])
 def test_a_call_computes_what_it_needs_and_no_more(upscaler, photo, options, expected):
-    assert calls(upscaler, photo, **options) == expected
+    assert calls(upscaler, photo, cleaning=0.0, **options) == expected
+    assert calls(upscaler, photo, cleaning=0.5, **options) == ["restore", *expected]
 
 
 def test_the_photo_does_not_depend_on_whether_the_map_is_wanted(upscaler, photo):
@@ -99,7 +100,7 @@ def test_the_shipped_default_takes_no_sample_and_a_part_of_y_hat_where_a_photo_i
     """The default of the others here is one step and nothing of y-hat."""
     shipped = load_upscaler(threads=1)
     share = json.loads((BUILTIN / INDEX).read_text())["default_fidelity"]
-    assert calls(shipped, photo, instances=False) == ["restore", "finish"] and 0 < share < 0.5
+    assert calls(shipped, photo, instances=False, cleaning=0.0) == ["restore", "finish"] and 0 < share < 0.5
     for denoise in (0, 1):
         assert np.array_equal(pixels(shipped(photo, denoise=denoise)),
                               pixels(upscaler(photo, quality="fast", denoise=denoise, fidelity=share * denoise)))

@@ -120,8 +120,8 @@ class InstanceRSRPipeline(DiffusionPipeline):
                  fidelity: float | None = None, color_fix: str = "wavelet", tile: int | None = None,
                  tile_batch: int = 1, progress: Progress | None = None, *, quality: Quality | None = None,
                  strength: float = 1.0, edits: Sequence[Edit] = (), keep_latents: bool = False, overlap: int = OVERLAP,
-                 instances: bool = True, denoise: float | None = None, merge: Sequence[Sequence[int]] = (),
-                 segmenter: Segmenter | None = None) -> InstanceRSROutput:
+                 instances: bool = True, denoise: float | None = None, cleaning: float | None = None,
+                 merge: Sequence[Sequence[int]] = (), segmenter: Segmenter | None = None) -> InstanceRSROutput:
         """Upscales one picture; but for the generator, arguments are those of `Upscaler`.
 
         Args:
@@ -134,7 +134,7 @@ class InstanceRSRPipeline(DiffusionPipeline):
         return _output(self.upscaler(
             image, scale, num_inference_steps, seed_of(generator), start_from, fidelity, color_fix, tile, tile_batch,
             progress, quality=quality, strength=strength, edits=edits, keep_latents=keep_latents, overlap=overlap,
-            instances=instances, denoise=denoise, merge=merge, segmenter=segmenter))
+            instances=instances, denoise=denoise, cleaning=cleaning, merge=merge, segmenter=segmenter))
 
     def edit(self, out: InstanceRSROutput, edits: Sequence[Edit], progress: Progress | None = None,
              ) -> InstanceRSROutput:
