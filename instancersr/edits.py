@@ -66,7 +66,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Kept:
-    """What an edit needs of an upscale. For each LR pixel about 96 bytes of latents, and 48 for each picture.
+    """What an edit needs of an upscale. For each LR pixel about 96 bytes of latents, and 60 for each picture.
 
     recipe: of the call. photo: (h, w, 3) uint8, as given. lr: what the networks see of it, (H, W, 3) uint8, padded to
     whole tokens.

@@ -107,12 +107,17 @@ def test_sigterm_ends_with_143_and_leaves_no_half_file_and_no_copy_of_stdin(tiny
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize("arguments", [["export", "{}", "mine"], ["merge", "mine", "{}=0.5", "{}=0.5"]])
 def test_sigterm_leaves_no_half_model(tiny_model, tmp_path, arguments):
-    command = [sys.executable, "-m", "instancersr", *(each.format(tiny_model) for each in arguments)]
-    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-                               text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while not any(tmp_path.iterdir()):  # a hidden folder, until the model is whole
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
-    process.terminate()
-    process.communicate(timeout=60)
-    assert process.returncode == 143 and not any(tmp_path.iterdir())
+    """It comes when the model is about to get its name."""
+    code = ("import os, signal, sys\n"
+            "def during(event, arguments):\n"
+            "    if event == 'os.rename' and str(arguments[1]).endswith('mine'):\n"
+            "        assert os.listdir('.')\n"
+            "        os.kill(os.getpid(), signal.SIGTERM)\n"
+            "from instancersr.cli import main\n"
+            "sys.addaudithook(during)\n"
+            "main()\n")
+    command = [sys.executable, "-c", code, *(each.format(tiny_model) for each in arguments)]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 143, done.stderr
+    assert not any(tmp_path.iterdir())
