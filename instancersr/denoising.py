@@ -24,8 +24,10 @@ DAMAGED = 0.4
 damaged photo with the grain parts, which sharpen its damage, costs more than the contrary."""
 MIXTURES = 4
 """How many an engine keeps."""
+CLEANED = 0.83
+"""Share of its restored self that a noisy photo is mixed with before it is drawn."""
 NOISY = (0.2, 0.4)
-"""Odds of noise between which a photo's cleaning grows from none to all. Below even: what it saves a noisy photo is
+"""Odds of noise between which a photo's cleaning grows from none to that. Below even: what it saves a noisy photo is
 four times what it costs another.
 """
 
@@ -47,7 +49,7 @@ def automatic_cleaning(photo: np.ndarray) -> float:
     the second, with no more noise.
     """
     begin, end = NOISY
-    return float(np.clip((estimate_noise(photo) - begin) / (end - begin), 0, 1))
+    return CLEANED * float(np.clip((estimate_noise(photo) - begin) / (end - begin), 0, 1))
 
 
 def shrink(picture: np.ndarray) -> np.ndarray:

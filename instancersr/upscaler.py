@@ -130,7 +130,7 @@ class Upscaler:
                 "auto": as the photo's own damage asks for, where the model has the control.
             cleaning: share of its restored self, shrunk, that the photo is mixed with before it is drawn, which takes
                 as long again as the restoration network. None: what its noise asks for, in a model with the control
-                `denoise`, in proportion to that and to 1 - fidelity; 0 for photos with little noise.
+                `denoise`, in proportion to that; 0 for photos with little noise.
             merge: groups of ids of the map; each group becomes one object, under the id that it names first, before
                 the edits.
             segmenter: finds the objects in the finished picture; None for the model's own map.
@@ -164,7 +164,7 @@ class Upscaler:
                         maps and segmenter is None, keep, denoise, cleaning or 0.0)
         check(recipe)
         if cleaning is None and denoise:
-            recipe = replace(recipe, cleaning=denoise * (1 - fidelity) * automatic_cleaning(photo.rgb))
+            recipe = replace(recipe, cleaning=denoise * automatic_cleaning(photo.rgb))
         upscaler = self._denoising(recipe)
         kept = upscaler._upscale(photo.rgb, recipe, progress)
         out = upscaler._render(kept, progress)
