@@ -7,7 +7,7 @@ Crops of training photos are damaged by the presets of cameras and of the web, s
 to tell those of noisy presets from all others. `web_mild` lies between, and only the second sees it. Shown: the share
 of each preset's crops, of photos that were not fitted, that counts as damaged, and as noisy; then those of the pictures
 in the folders of `--check`, which are never fitted. The shipped ones saw the photos of configs/web/1_restoration.yaml,
-80 drawn pages among them.
+80 drawn pages among them; damage.json is of an earlier run, and a new one judges a few photos otherwise.
 """
 
 import argparse
@@ -56,6 +56,7 @@ def fit(kinds: dict[str, np.ndarray], positive: tuple[str, ...], path: Path) -> 
 
 
 def show(name: str, rows: np.ndarray) -> None:
+    """Prints the shares of rows of measurements that count as damaged, and as noisy enough for half of the cleaning."""
     damaged = np.mean([judge(row, DAMAGE) >= DAMAGED for row in rows])
     noisy = np.mean([judge(row, NOISE) >= np.mean(NOISY) for row in rows])
     print(f"{name:18} damaged {damaged:.2f}  noisy {noisy:.2f}", flush=True)

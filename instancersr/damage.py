@@ -28,7 +28,7 @@ FLOOR = 0.2
 COMPRESSED = (95, 85)
 """Qualities of a JPEG between which its own word for damage goes from 0 to 1."""
 DAMAGE, NOISE = (Path(__file__).with_name(name) for name in ("damage.json", "noise.json"))
-"""Perceptrons that judge the measurements; `benchmarks/fit_damage.py` and `benchmarks/fit_noise.py` make them."""
+"""Perceptrons that judge the measurements; `benchmarks/fit_damage.py` makes them."""
 
 
 def estimate_damage(photo: np.ndarray, quality: int | None = None) -> float:

@@ -72,7 +72,7 @@ class Kept:
     whole tokens.
     tiles, overlap: the plan. latents: z (2C, h / 2, w / 2) of each tile. conditions: z_y (C, h / 2, w / 2) of each.
     features: of the restoration network (F, h, w), in half precision, if a detail decoder needs them.
-    shifts: fidelity -> what the colour fix added to each tile, (3, h, w); empty where it is not "wavelet".
+    shifts: fidelity -> what the colour fix added to each tile, shrunk to (3, h, w); empty where it is not "wavelet".
     pictures: fidelity -> (4H, 4W, 3) uint8, for each of the recipe's fidelities.
     ids: (4H, 4W) int32, None if not asked for.
     strengths: (4H, 4W) float32, without soft edges; None: the recipe's everywhere.

@@ -68,16 +68,17 @@ class Upscaled:
 
 @dataclass
 class Drawn:
-    """Some tiles of one shape: photos at each fidelity (B, 3, 4h, 4w), the same without a colour fix, instance ids
-    (4h, 4w) each, latents z and z_y (None without a sample), and the restoration network's features (None without one).
+    """Some tiles of one shape: photos at each fidelity (B, 3, 4h, 4w), instance ids (4h, 4w) each, latents z and z_y
+    (None without a sample), the restoration network's features (None without one), and for edits what the colour fix
+    added at each fidelity, (B, 3, 4h, 4w).
     """
 
     photos: dict[float, np.ndarray]
-    unfixed: dict[float, np.ndarray]
     maps: list[np.ndarray]
     z: np.ndarray | None
     z_y: np.ndarray | None
     features: np.ndarray | None
+    shifts: dict[float, np.ndarray]
 
 
 class Upscaler:
@@ -275,7 +276,7 @@ class Upscaler:
                 if ids is not None:
                     ids.add(place, drawn.maps[index])
             if recipe.keep:
-                _keep(kept, drawn, _pixels(seen, group), self.engine.finishes)
+                _keep(kept, drawn, self.engine.finishes)
             done(len(group))
         pictures = {fidelity: canvas.finish() for fidelity, canvas in canvases.items()}
         return replace(kept, pictures=pictures, ids=None if ids is None else ids.finish())
@@ -304,7 +305,9 @@ class Upscaler:
         unfixed = self._photos(z_x, features, tokens, restored, recipe.fidelities)
         photos = {f: match_color(photo, y, recipe.color_fix) for f, photo in unfixed.items()}
         maps = self._read_maps(restored, z) if z is not None and recipe.maps else []
-        return Drawn(photos, unfixed, maps, z, z_y, features)
+        keeps_shifts = recipe.keep and recipe.color_fix == "wavelet"
+        shifts = {f: base_shift(unfixed[f], y) for f in recipe.fidelities - {1.0}} if keeps_shifts else {}
+        return Drawn(photos, maps, z, z_y, features, shifts)
 
     def _photos(self, z_x: np.ndarray | None, features: np.ndarray | None, tokens: np.ndarray | None,
                 restored: np.ndarray | None, fidelities: set[float]) -> dict[float, np.ndarray]:
@@ -443,12 +446,10 @@ def _fixed_part(kept: Kept, fidelity: float, number: int, crop: Tile, photo: np.
     return np.clip(photo + shift[..., rows, columns], 0, 1)
 
 
-def _keep(kept: Kept, drawn: Drawn, y: np.ndarray, finishes: bool) -> None:
+def _keep(kept: Kept, drawn: Drawn, finishes: bool) -> None:
     assert drawn.z is not None and drawn.z_y is not None  # a recipe that keeps samples
-    if kept.recipe.color_fix == "wavelet":
-        for fidelity in kept.recipe.fidelities - {1.0}:
-            shift = base_shift(drawn.unfixed[fidelity], y)
-            kept.shifts.setdefault(fidelity, []).extend(map(shrink, shift))
+    for fidelity, shift in drawn.shifts.items():  # so smooth that its fourth holds it
+        kept.shifts.setdefault(fidelity, []).extend(map(shrink, shift))
     kept.latents.extend(drawn.z)
     kept.conditions.extend(drawn.z_y)
     if finishes and drawn.features is not None:

@@ -10,6 +10,7 @@ from skimage import data
 
 from instancersr.damage import estimate_noise
 from instancersr.denoising import CLEANED, automatic_cleaning, shrink
+from instancersr.edits import Edit
 from instancersr.loading import load_upscaler
 from instancersr.recipe import Defaults
 from instancersr.upscaler import Upscaler
@@ -101,6 +102,19 @@ def test_tiles_are_cleaned_as_the_whole_is(upscaler):
     photo = at_night(data.astronaut)[:64, :96]
     whole, tiled = (pixels(upscaler(photo, cleaning=1.0, tile=tile)) for tile in (None, 48))
     assert np.abs(whole - tiled).mean() < 1
+
+
+def test_an_edit_goes_on_from_the_cleaned_photo(upscaler):
+    photo, everywhere = at_night(data.astronaut)[:48, :64], np.ones((192, 256), bool)
+    before = upscaler(photo, keep_latents=True, cleaning=1.0, quality="balanced")
+    again = upscaler.edit(before, [Edit(everywhere, seed=5)])
+    expected = pixels(upscaler(photo, seed=5, cleaning=1.0, quality="balanced"))
+    assert np.abs(pixels(again) - expected).max() <= 1  # features are kept in half precision
+    assert np.abs(pixels(before) - expected).max() > 5
+    part = np.zeros_like(everywhere)
+    part[80:112, 112:144] = True
+    same = upscaler.edit(before, [Edit(part, seed=0)])
+    assert np.abs(pixels(same) - pixels(before))[part].mean() < 0.3  # only the context is smaller
 
 
 def test_progress_counts_both_passes(upscaler):

@@ -85,7 +85,7 @@ def upscale(
         str,
         typer.Option(metavar="auto|0..1", rich_help_panel=METHOD, help="How much noise and grain is taken off: 0 keeps "
                      "it, 1 takes off the most. With auto, the damage of the photo decides. A noisy photo is cleaned "
-                     "before it is drawn, and takes 1.4 times as long."),
+                     "before it is drawn, which takes longer."),
     ] = "auto",
     quality: Annotated[
         Quality | None,

@@ -109,10 +109,10 @@ def _import_all(config: AnyTrainConfig) -> None:
         except ImportError as error:
             raise MissingPackage(error, "train") from error
         if isinstance(config, DiffusionConfig):
-            from .stages.paper import computes_targets
+            from .stages.paper import running_teacher
 
             with suppress(DataError, ImportError):  # the processes say it
-                if computes_targets(config):
+                if running_teacher(config) is not None:
                     from transformers import Dinov2Model  # noqa: F401
 
 

@@ -59,10 +59,10 @@ class PaperObjective(Objective):
             self.restoration = load_part(RestorationNetwork, config.restoration, "restoration")
         self.scheduler = DDIMScheduler(prediction_type="sample", clip_sample=False, set_alpha_to_one=True,
                                        **config.schedule.model_dump())
-        self.teacher = None
-        self.teacher_width = stored_width(config) if aligns(config) else None
-        if config.alignment.teacher is not None and computes_targets(config):
-            self.teacher = load_teacher(config.alignment.teacher, config.alignment.teacher_layer)
+        self.teacher, self.teacher_width = None, stored_width(config)
+        name = running_teacher(config)
+        if name is not None:
+            self.teacher = load_teacher(name, config.alignment.teacher_layer)
             self.teacher_width = self.teacher.width
         self.model = nn.ModuleDict(self._parts()).train().requires_grad_(True)
         self._hold()
@@ -375,14 +375,14 @@ def aligns(config: DiffusionConfig) -> bool:
 
 
 def stored_width(config: DiffusionConfig) -> int | None:
-    """Width of the teacher's features in the shards; None without any."""
-    stored = stored_shapes(config.data.photos) if config.data.stored else {}
+    """Width of the teacher's features that the shards hold; None without any, or where Eq. 5 has no part."""
+    stored = stored_shapes(config.data.photos) if config.data.stored and aligns(config) else {}
     return stored["teacher"][1] if "teacher" in stored else None
 
 
-def computes_targets(config: DiffusionConfig) -> bool:
-    """Whether the teacher runs along, for want of stored features."""
-    return aligns(config) and stored_width(config) is None
+def running_teacher(config: DiffusionConfig) -> str | None:
+    """The teacher that runs along, for want of stored features; None where there is none."""
+    return config.alignment.teacher if aligns(config) and stored_width(config) is None else None
 
 
 def load_teacher(name: str, layer: int | None) -> Dinov2Teacher:
