@@ -31,6 +31,8 @@ from .figures import Series, curve_figure, tsne_figure
 from .metrics import METRICS, Metric, usable_metrics
 
 QUANTITIES = ("quality", "efficiency", "awareness")
+PARTS = {"map": "map ↑", "probe": "probe ↑"}
+"""Parts of awareness, and the heads of their columns."""
 
 
 class AblationConfig(Section):
@@ -141,6 +143,18 @@ def summarize(records: Sequence[Record], reference: str) -> dict[str, dict[str, 
     return {case: {name: t_interval(row[name]) for name in QUANTITIES} for case, row in values.items()}
 
 
+def differences(records: Sequence[Record], reference: str) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """Case -> each metric, and both parts of awareness -> the case's less the reference's of the same seed.
+
+    Mean, and 95 % t-interval over the seeds. What seeds have in common cancels, so it shows smaller effects.
+    """
+    by_run = {(r.case, r.seed): r.quality | {part: r.awareness[part] for part in PARTS} for r in records}
+    names = next(iter(by_run.values()))
+    return {case: {name: t_interval([by_run[case, r.seed][name] - by_run[reference, r.seed][name]
+                                     for r in records if r.case == case]) for name in names}
+            for case in dict.fromkeys(r.case for r in records) if case != reference}
+
+
 def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
     """Mean and the bounds of Student's interval around it."""
     from scipy.stats import t
@@ -152,17 +166,27 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, flo
     return mean, mean - half, mean + half
 
 
-def markdown_table(summary: Mapping[str, Mapping[str, tuple[float, float, float]]], seeds: int,
-                   metrics: Sequence[str]) -> str:
-    """The table that people read. metrics: those behind Quality."""
-    lines = ["| case | quality ↑ | efficiency ↑ | instance awareness ↑ |", "|---|---|---|---|"]
-    for case, row in summary.items():
-        cells = [f"{mean:.3f} ({low:.3f} to {high:.3f})" if np.isfinite(low) else f"{mean:.3f}"
-                 for mean, low, high in (row[name] for name in QUANTITIES)]
-        lines.append(f"| {case} | " + " | ".join(cells) + " |")
+def markdown_tables(records: Sequence[Record], reference: str) -> str:
+    """What people read: the quantities of each case, and each metric less the reference's."""
+    summary, seeds = summarize(records, reference), len({record.seed for record in records})
+    lines = _rows(summary, dict(zip(QUANTITIES, ("quality ↑", "efficiency ↑", "instance awareness ↑"), strict=True)))
     lines.append(f"\nMean over {seeds} seeds" + (" and 95 % t-interval." if seeds > 1 else "; no interval.")
-                 + f" Quality is over {', '.join(metrics)}.")
+                 + f" Quality is over {', '.join(records[0].quality)}.\n")
+    lines += [f"Less {reference}'s of the same seed:\n"]
+    heads = {name: f"{name} {'↓' if METRICS[name].less_is_better else '↑'}" for name in records[0].quality}
+    lines += _rows(differences(records, reference), heads | PARTS, "+")
     return "\n".join(lines) + "\n"
+
+
+def _rows(values: Mapping[str, Mapping[str, tuple[float, float, float]]], heads: Mapping[str, str],
+          sign: str = "") -> list[str]:
+    """Lines of a table. heads: of the columns, by the key of their values."""
+    lines = ["| case | " + " | ".join(heads.values()) + " |", "|---" * (len(heads) + 1) + "|"]
+    for case, row in values.items():
+        cells = [f"{mean:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})" if np.isfinite(low) else f"{mean:{sign}.3f}"
+                 for mean, low, high in (row[key] for key in heads)]
+        lines.append(f"| {case} | " + " | ".join(cells) + " |")
+    return lines
 
 
 # ------------------------------------------------------------------------------------------------- running
@@ -188,7 +212,7 @@ def run_ablation(path: Path, overrides: Sequence[str] = (), tell: Callable[[str]
     reference = next(iter(config.cases))
     summary = summarize(records, reference)
     write_whole(config.output / "summary.json", json.dumps(summary, indent=1))
-    write_whole(config.output / "table.md", markdown_table(summary, len(config.seeds), [*metrics]))
+    write_whole(config.output / "table.md", markdown_tables(records, reference))
     draw_figures(config, records)
     return config.output
 
@@ -328,9 +352,11 @@ def draw_figures(config: AblationConfig, records: Sequence[Record]) -> list[Path
         rows = {steps: [relative_quality(r.by_steps[steps], r.quality) for r in records if r.case == reference]
                 for steps in config.steps}
         files += curve_figure({"": _series(rows)}, "sampling steps", "quality", folder / "figure4b-steps", True)
-    curves = {case: _series({images: [dict(r.curve)[images] for r in records if r.case == case]
+    begun = {r.seed: r.curve[0][1] for r in records if r.case == reference}  # each seed holds out other photos
+    curves = {case: _series({images: [dict(r.curve)[images] / begun[r.seed] for r in records if r.case == case]
                              for images, _ in first[case].curve}) for case in list(config.cases)[:2]}
-    return files + curve_figure(curves, "images seen", "validation loss (Eq. 4)", folder / "figure4c-progress")
+    return files + curve_figure(curves, "images seen", f"validation loss (Eq. 4) over {reference}'s first",
+                                folder / "figure4c-progress")
 
 
 def _series(rows: Mapping[int, Sequence[float]]) -> Series:

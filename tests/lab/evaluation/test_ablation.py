@@ -13,8 +13,9 @@ from instancersr.lab.data.prepare.sample import SampleSettings
 from instancersr.lab.evaluation.ablation import (
     AblationConfig,
     Record,
+    differences,
     efficiency,
-    markdown_table,
+    markdown_tables,
     relative_quality,
     run_ablation,
     summarize,
@@ -51,7 +52,8 @@ def test_t_interval_is_students():
 
 
 def record(case: str, seed: int, psnr: float, awareness: float) -> Record:
-    return Record(case, seed, {"psnr": psnr}, {"awareness": awareness}, FALLING, {})
+    parts = {"map": awareness - 0.1, "probe": awareness + 0.1, "awareness": awareness}
+    return Record(case, seed, {"psnr": psnr}, parts, FALLING, {})
 
 
 def test_summary_compares_within_a_seed():
@@ -62,8 +64,19 @@ def test_summary_compares_within_a_seed():
     assert summary["other"]["quality"] == pytest.approx((0.5, 0.5, 0.5))  # half in each seed, so no spread
     assert summary["other"]["awareness"] == pytest.approx((0.5, 0.5, 0.5))
     assert summary["default"]["awareness"][0] == pytest.approx(0.7)
-    table = markdown_table(summary, 2, ["psnr"])
-    assert "| other | 0.500 (0.500 to 0.500) | 1.000" in table and "Quality is over psnr." in table
+    tables = markdown_tables(records, "default")
+    assert "| other | 0.500 (0.500 to 0.500) | 1.000" in tables and "Quality is over psnr." in tables
+
+
+def test_differences_are_paired_by_seed():
+    records = [record("default", 0, 20.0, 0.6), record("default", 1, 40.0, 0.8),
+               record("other", 0, 19.0, 0.5), record("other", 1, 39.0, 0.6)]
+    [(case, row)] = differences(records, "default").items()
+    assert case == "other" and row["psnr"] == pytest.approx((-1, -1, -1))  # though the seeds are 20 dB apart
+    half = 12.7062 * 0.05  # t(.975, 1) times the standard error of -.1 and -.2
+    for part in ("map", "probe"):
+        assert row[part] == pytest.approx((-0.15, -0.15 - half, -0.15 + half), rel=1e-4)
+    assert "| other | -1.000 (-1.000 to -1.000) | -0.150 (-0.785 to +0.485) |" in markdown_tables(records, "default")
 
 
 @pytest.fixture(scope="module")
