@@ -29,7 +29,6 @@ from PIL import Image
 from instancersr.engines.torch import TorchEngine
 from instancersr.lab.evaluation.evaluate import summarize
 from instancersr.lab.pipeline import InstanceRSRPipeline
-from instancersr.sampling import Schedule
 from instancersr.upscaler import Upscaler
 
 METRICS = ("lpips", "dists", "niqe", "psnr")
@@ -59,7 +58,7 @@ def ways(model: str, steps: int) -> dict[str, tuple[Upscaler, dict]]:
     load = InstanceRSRPipeline.from_pretrained
     whole = load(model)
     sampled = {"num_inference_steps": steps, "instances": False}
-    blind = Upscaler(MapBlindEngine(whole), Schedule.from_config(whole.scheduler.config), whole.upscaler.defaults)
+    blind = Upscaler(MapBlindEngine(whole), whole.upscaler.schedule, whole.upscaler.defaults)
     return {"nothing": (whole.upscaler, sampled),
             "transformer": (whole.upscaler, FAST),
             "control": (silence(load(model)).upscaler, sampled),

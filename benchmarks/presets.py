@@ -26,7 +26,7 @@ from instancersr.upscaler import Upscaler
 
 FIDELITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 DENOISES = (0.0, 0.25, 0.5, 0.75, 1.0)
-STEPS = (1, 2, 3, 4, 5, 10)
+STEPS = (1, 2, 3, 4, 5, 6, 8, 10)
 SETTINGS: dict[str, tuple] = {"fidelity": FIDELITIES, "quality": QUALITIES, "steps": STEPS, "denoise": DENOISES}
 
 

@@ -54,7 +54,8 @@ class Model:
 
     @property
     def schedule(self) -> Schedule:
-        return Schedule.from_config(read_json(self.folder / "scheduler" / "scheduler_config.json"))
+        return Schedule.from_config(read_json(self.folder / "scheduler" / "scheduler_config.json"),
+                                    self.index.get("anchor_steps"))
 
     def graph(self, name: str) -> Path:
         """The file of one of GRAPHS."""

@@ -35,6 +35,9 @@ class Schedule:
         offset: added to the timesteps of "leading".
         final_signal: alpha squared after the last step.
         clip: largest value of a clean latent, None for no limit.
+        anchor_steps: of a network that was trained for few steps, the most that it does well. More steps lie evenly
+            between the first and the last of theirs, and the network is told the nearest of theirs. None: any number
+            of steps lies as `spacing` says.
     """
 
     signal: np.ndarray
@@ -42,16 +45,23 @@ class Schedule:
     offset: int = 0
     final_signal: float = 1.0
     clip: float | None = None
+    anchor_steps: int | None = None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Schedule:
+    def from_config(cls, config: Mapping[str, Any], anchor_steps: int | None = None) -> Schedule:
         """What a `scheduler_config.json` of `DDIMScheduler` says.
+
+        Args:
+            config: its keys and values.
+            anchor_steps: as of the class; diffusers has no word for it.
 
         Raises:
             ValueError: it asks for something that this sampler cannot do.
         """
         if config.get("thresholding"):
             raise ValueError("scheduler: thresholding is not supported")
+        if anchor_steps and config.get("prediction_type", "epsilon") != "sample":
+            raise ValueError("anchor_steps: only a network that predicts the clean latent can be told another timestep")
         signal = np.cumprod(1 - _betas(config))
         if config.get("rescale_betas_zero_snr"):
             signal = _zero_terminal(signal)
@@ -60,7 +70,7 @@ class Schedule:
             raise ValueError(f"scheduler: timestep_spacing {spacing!r} is unknown")
         clip = config.get("clip_sample_range", 1.0) if config.get("clip_sample", True) else None
         final = 1.0 if config.get("set_alpha_to_one", True) else float(signal[0])
-        return cls(signal, spacing, config.get("steps_offset", 0), final, clip)
+        return cls(signal, spacing, config.get("steps_offset", 0), final, clip, anchor_steps)
 
     def timesteps(self, steps: int) -> list[int]:
         """Of so many steps, the noisiest first.
@@ -71,11 +81,20 @@ class Schedule:
         total = len(self.signal)
         if not 1 <= steps <= total:
             raise ValueError(f"num_inference_steps must be 1 to {total} with this model, not {steps}")
+        if self._refines(steps):
+            first, *_, last = self._anchors
+            return np.linspace(first, last, steps).round().astype(int).tolist()
         if self.spacing == "linspace":
             return np.linspace(0, total - 1, steps).round()[::-1].astype(int).tolist()
         if self.spacing == "leading":
             return [number * (total // steps) + self.offset for number in reversed(range(steps))]
         return (np.round(np.arange(total, 0, -total / steps)) - 1).astype(int).tolist()
+
+    def told(self, timestep: int, steps: int) -> int:
+        """The timestep that the network is told at this one of so many steps."""
+        if not self._refines(steps):
+            return timestep
+        return min(self._anchors, key=lambda anchor: abs(anchor - timestep))
 
     def scales(self, timestep: int) -> tuple[np.float32, np.float32]:
         """alpha and sigma."""
@@ -87,9 +106,23 @@ class Schedule:
         noise = (z_t - alpha * clean) / sigma
         if self.clip is not None:
             clean = clean.clip(-self.clip, self.clip)
-        following = timestep - len(self.signal) // steps
+        following = self._following(timestep, steps)
         alpha, sigma = self.scales(following) if following >= 0 else _scales(self.final_signal)
         return alpha * clean + sigma * noise
+
+    @property
+    def _anchors(self) -> list[int]:
+        assert self.anchor_steps is not None
+        return self.timesteps(self.anchor_steps)
+
+    def _refines(self, steps: int) -> bool:
+        return self.anchor_steps is not None and steps > self.anchor_steps > 1
+
+    def _following(self, timestep: int, steps: int) -> int:
+        """The timestep after this one, negative after the last; of steps that go down to 0 as diffusers counts it."""
+        if self._refines(steps):
+            return max((later for later in self.timesteps(steps) if later < timestep), default=-1)
+        return timestep - len(self.signal) // steps
 
 
 def _scales(signal: float) -> tuple[np.float32, np.float32]:
@@ -196,6 +229,6 @@ def sample(engine: Engine, schedule: Schedule, z_y: np.ndarray, noise: np.ndarra
     for timestep in timesteps:
         if known is not None:
             z_t = known.hold(z_t, *schedule.scales(timestep))
-        clean, tokens = engine.denoise(z_t, z_y, timestep, offset)
+        clean, tokens = engine.denoise(z_t, z_y, schedule.told(timestep, steps), offset)
         z_t = schedule.step(clean, z_t, timestep, steps)
     return z_t if known is None else known.hold(z_t, 1, 0), tokens

@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from instancersr.sampling import NoiseField, Schedule
+from instancersr.sampling import NoiseField, Schedule, sample
 from instancersr.tiling import Tile
 
 CONFIGS = [
@@ -36,6 +36,38 @@ def test_the_steps_are_those_of_diffusers(config, steps):
         z = expected
 
 
+class KnowsTheAnswer:
+    """An engine that sees the same clean latent in everything, and remembers what it was asked."""
+
+    def __init__(self, clean):
+        self.clean, self.asked = clean, []
+
+    def denoise(self, z_t, z_y, timestep, offset):
+        self.asked.append((z_t, timestep))
+        return self.clean, None
+
+
+@pytest.mark.parametrize(("steps", "noisiness", "told"), [
+    (1, [999], [999]),
+    (2, [999, 499], [999, 499]),
+    (3, [999, 666, 333], [999, 666, 332]),
+    (4, [999, 749, 499, 249], [999, 749, 499, 249]),
+    (7, [999, 874, 749, 624, 499, 374, 249], [999, 999, 749, 749, 499, 499, 249]),
+])
+def test_more_steps_than_a_network_does_well_refine_those_it_does(steps, noisiness, told):
+    schedule = Schedule.from_config(CONFIGS[0], anchor_steps=4)
+    rng = np.random.default_rng(0)
+    clean, noise = (rng.standard_normal((1, 4, 2, 2)).astype(np.float32) for _ in range(2))
+    engine = KnowsTheAnswer(clean)
+    z, _ = sample(engine, schedule, clean[:, :2], noise, steps)
+    np.testing.assert_allclose(z, clean, atol=1e-5)
+    assert [timestep for _, timestep in engine.asked] == told
+    scheduler = DDIMScheduler(**CONFIGS[0])
+    for (z_t, _), timestep in zip(engine.asked, noisiness, strict=True):  # as noisy as the step is, whatever is told
+        signal = float(scheduler.alphas_cumprod[timestep])
+        np.testing.assert_allclose(z_t, signal**0.5 * clean + (1 - signal) ** 0.5 * noise, atol=1e-4)
+
+
 def test_more_steps_than_timesteps_are_refused_as_by_diffusers():
     scheduler = DDIMScheduler(num_train_timesteps=20)
     assert len(Schedule.from_config(scheduler.config).timesteps(20)) == 20
@@ -49,6 +81,11 @@ def test_more_steps_than_timesteps_are_refused_as_by_diffusers():
 def test_what_it_cannot_do_is_refused(config):
     with pytest.raises(ValueError, match=f"scheduler: {next(iter(config))}"):
         Schedule.from_config(config)
+
+
+def test_a_network_that_predicts_noise_has_no_anchors():
+    with pytest.raises(ValueError, match="anchor_steps"):
+        Schedule.from_config(CONFIGS[1], anchor_steps=4)
 
 
 def test_noise_belongs_to_the_place_not_to_the_tile():

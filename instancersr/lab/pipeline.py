@@ -55,6 +55,7 @@ class InstanceRSRPipeline(DiffusionPipeline):
         default_quality: "fast", "balanced" or "best" where the call does not say.
         restoration_grain, detail_decoder_grain: of the shapes of those without "_grain", with weights that leave noise
             and grain in; None for a model without the control `denoise`.
+        anchor_steps: as of `Schedule`.
 
     Raises:
         ValueError: a grain part has not the shape of its part.
@@ -66,7 +67,7 @@ class InstanceRSRPipeline(DiffusionPipeline):
                  controlnet: ControlNet, scheduler: Any, default_steps: int = 4, default_fidelity: float = 0.0,
                  detail_decoder: DetailDecoder | None = None, map_decoder: MapDecoder | None = None,
                  default_quality: Quality = "balanced", restoration_grain: RestorationNetwork | None = None,
-                 detail_decoder_grain: DetailDecoder | None = None):
+                 detail_decoder_grain: DetailDecoder | None = None, anchor_steps: int | None = None):
         super().__init__()
         self.register_modules(autoencoder=autoencoder, restoration=restoration, transformer=transformer,
                               controlnet=controlnet, scheduler=scheduler, detail_decoder=detail_decoder,
@@ -76,7 +77,7 @@ class InstanceRSRPipeline(DiffusionPipeline):
             if getattr(self, grain) is not None and shapes(getattr(self, grain)) != shapes(getattr(self, part)):
                 raise ValueError(f"{grain} has not the shape of {part}")
         self.register_to_config(default_steps=default_steps, default_fidelity=default_fidelity,
-                                default_quality=default_quality)
+                                default_quality=default_quality, anchor_steps=anchor_steps)
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike, torch_dtype: torch.dtype = torch.float32,
@@ -112,7 +113,7 @@ class InstanceRSRPipeline(DiffusionPipeline):
     def upscaler(self) -> Upscaler:
         """The core's upscaler with these networks, as they are now."""
         config = self.config
-        return Upscaler(TorchEngine(self), Schedule.from_config(self.scheduler.config),
+        return Upscaler(TorchEngine(self), Schedule.from_config(self.scheduler.config, config.anchor_steps),
                         Defaults(config.default_steps, config.default_fidelity, config.default_quality))
 
     def __call__(self, image: Picture, scale: float = 4, num_inference_steps: int | None = None,

@@ -59,6 +59,7 @@ CASES = {
     "several tiles": (ROCKET[100:172, 200:280], {"tile": 40}),
     "batches of tiles": (CAT[60:108, 120:190], {"tile": 32, "tile_batch": 2}),
     "four steps": (ASTRONAUT[60:108, 180:240], {"num_inference_steps": 4}),
+    "more steps than are anchors": (ASTRONAUT[60:100, 180:228], {"num_inference_steps": 6}),
     "best, from the photo": (COFFEE[160:208, 200:248], {"quality": "best", "start_from": "lr"}),
     "without a sample": (CAT[100:160, 150:210], {"quality": "fast"}),
     "half the strength": (ROCKET[300:340, 250:300], {"strength": 0.5, "color_fix": "adain"}),

@@ -167,10 +167,14 @@ def test_missing_models_are_named(tmp_path):
 
 
 def test_saved_and_loaded(pipe, photo, tmp_path):
-    pipe.save_pretrained(tmp_path)
+    saved = instancersr.InstanceRSRPipeline(**pipe.components, default_steps=2, anchor_steps=2)
+    saved.save_pretrained(tmp_path)
     loaded = instancersr.InstanceRSRPipeline.from_pretrained(tmp_path)
-    assert np.array_equal(pixels(loaded(photo)), pixels(pipe(photo)))
+    assert np.array_equal(pixels(loaded(photo)), pixels(saved(photo)))
     assert loaded.config.default_steps == 2
+    three, elsewhere = (pixels(each(photo, num_inference_steps=3)) for each in (loaded, pipe))
+    assert np.array_equal(three, pixels(saved(photo, num_inference_steps=3)))
+    assert not np.array_equal(three, elsewhere)
 
 
 def test_the_papers_parts_fit_the_same_pipeline(photo, tmp_path):

@@ -307,6 +307,9 @@ class SamplerConfig(Section):
     through the last, whose photo is judged. None: `steps`."""
     count_shares: list[Annotated[float, Field(ge=0)]] = []
     """How often each number of steps is drawn, 1 first; empty: equally often."""
+    anchor_steps: int | None = Field(None, ge=1)
+    """The most steps that the exported pipeline is trusted with: more lie between the first and the last of theirs, and
+    the transformer is told the nearest of theirs (`instancersr.sampling.Schedule`). None: any number."""
     truth_share: float = Field(0.0, ge=0, le=1)
     """How often a last step that is not the first begins from the true latent, noised, instead of what the steps
     before made."""
@@ -421,6 +424,9 @@ class DiffusionConfig(TrainConfig):
         if self.transformer.prediction == "noise" and self.schedule.rescale_betas_zero_snr:
             raise ValueError("transformer.prediction=noise says nothing at the last timestep of a schedule without any "
                              "signal there; set schedule.rescale_betas_zero_snr=false")
+        if self.sampler.anchor_steps and self.transformer.prediction in ("noise", "residual"):
+            raise ValueError("sampler.anchor_steps: what a network that sees past the noise is told must be true; set "
+                             "transformer.prediction=clean")
         if not self.denoising_weight and not self.sampler.weight:
             raise ValueError("denoising_weight and sampler.weight are both 0, so nothing is trained; set one of them")
         if self.micro_batch and self.micro_batch % self.alignment.every:

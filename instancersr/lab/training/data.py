@@ -23,6 +23,8 @@ Photos = PhotoCache | ShardIndex
 
 PREFETCH = 4
 """Batches that wait for a process, one for each of its workers at least: a sample of 512x512 takes 9 MB of /dev/shm."""
+LOST_WORKER = "DataLoader worker"
+"""How torch's errors about a killed worker begin; they have no class of their own."""
 
 
 def open_photos(data: DataConfig) -> Photos:
@@ -70,12 +72,20 @@ def _source(config: TrainConfig, photos: Photos, held_out: bool, seed: int) -> P
 
 
 def batches(dataset: CropDataset, numbers: BatchNumbers, workers: int, device: torch.device) -> Iterator[dict]:
-    """The batches of these images, made by so many processes ahead of time."""
-    return iter(DataLoader(
+    """The batches of these images, made by so many processes ahead of time.
+
+    Raises:
+        RuntimeError: a process was killed. It begins with LOST_WORKER, and any line of the main thread may raise it.
+    """
+    loader = DataLoader(
         dataset, batch_sampler=numbers, collate_fn=collate, num_workers=workers, worker_init_fn=_prepare_worker,
         pin_memory=device.type == "cuda", persistent_workers=workers > 0,
         prefetch_factor=max(1, PREFETCH // workers) if workers else None,
-        multiprocessing_context=start_method() if workers else None))
+        multiprocessing_context=start_method() if workers else None)
+    try:
+        yield from loader
+    except (ConnectionError, EOFError) as error:  # it died while it handed a batch over, before torch saw it
+        raise RuntimeError(f"{LOST_WORKER} was lost") from error
 
 
 def start_method() -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+from instancersr.errors import UserError
 from instancersr.files import replace_folder
 
 from ..data.dataset import BatchNumbers, CropDataset, collate
@@ -23,7 +24,7 @@ from ..data.sources import DataError, Skipped
 from ..data.stream import stored_settings, stored_shapes
 from .checkpoint import MODEL, TrainState, list_checkpoints, load_checkpoint, save_checkpoint
 from .config import AnyTrainConfig, ConfigError, DiffusionConfig, load_config
-from .data import batches, crops, open_photos
+from .data import LOST_WORKER, batches, crops, open_photos
 from .display import Display
 from .health import LossWatch
 from .processes import Processes, Terms, gradient_sync, local_parameters, shard, transformer_blocks, whole_state
@@ -45,12 +46,18 @@ def train_from_config(path: Path, overrides: list[str] | None = None) -> Path:
 
     Raises:
         ConfigError: the configuration or what it points to cannot be used; one line that names the key.
+        UserError: a process that makes crops was killed.
     """
     config = load_config(path, overrides or [])
     try:
         return Trainer(config).run()
     except DataError as error:
         raise ConfigError(f"data.photos: {error}") from error
+    except RuntimeError as error:
+        if not str(error).startswith(LOST_WORKER):
+            raise
+        raise UserError(f"data.workers: one of {config.data.workers} processes that make crops was killed, as a rule "
+                        "for want of memory; set a lower number, and the same command goes on") from error
 
 
 def has_fast_bf16(device: torch.device) -> bool:

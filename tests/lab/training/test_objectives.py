@@ -153,6 +153,8 @@ def test_a_missing_autoencoder_or_backbone_names_the_key(hub, tmp_path):
     ({"sampler": {"decoder_tokens": True}}, "decoder_tokens is for a detail decoder; set decoder_blocks"),
     ({"sampler": {"decoder_tokens": True, "decoder_blocks": 1}, "restoration": "unused",
       "transformer": SIZES | {"patch_size": 4}}, "set transformer.patch_size=2"),
+    ({"sampler": {"weight": 1, "anchor_steps": 4}, "transformer": SIZES | {"prediction": "residual"}},
+     "set transformer.prediction=clean"),
 ])  # fmt: skip
 def test_contradictions_are_found_before_anything_is_loaded(values, message):
     base = {"task": "diffusion", "output": "unused", "images": 8, "autoencoder": "unused", "transformer": SIZES,

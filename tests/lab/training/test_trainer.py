@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -193,6 +194,22 @@ def test_a_signal_to_the_group_leaves_a_checkpoint_of_the_last_step(tmp_path, ba
     last = int(list_checkpoints(tmp_path / "run")[-1].name.split("-")[1])
     assert last == max(losses_of(tmp_path / "run"))
     assert not list((tmp_path / "run").glob(".partial*"))
+
+
+def test_a_killed_worker_is_one_line_and_the_run_goes_on_from_its_checkpoint(tmp_path, base):
+    """As the kernel kills it where memory runs out."""
+    path = write(tmp_path, base, task="restoration", images=100000, channels=8, blocks=1,
+                 data={**base["data"], "workers": 1})
+    process = run_command(path)
+    wait_for_checkpoint(tmp_path / "run", process)
+    [worker] = psutil.Process(process.pid).children(recursive=True)
+    worker.kill()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, output
+    assert "data.workers: one of 1 processes that make crops was killed" in " ".join(output.split())
+    reached = int(list_checkpoints(tmp_path / "run")[-1].name.split("-")[1])
+    train_from_config(path, [f"images={reached + 2}", "data.workers=0"])
+    assert max(losses_of(tmp_path / "run")) == reached + 2
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

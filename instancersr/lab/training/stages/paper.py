@@ -331,7 +331,8 @@ class PaperObjective(Objective):
         restoration = model["restoration"] if "restoration" in model else self.restoration
         pipeline = InstanceRSRPipeline(
             self.autoencoder, restoration, model["transformer"], model["controlnet"], self.scheduler,
-            default_steps=self.config.sampler.steps, detail_decoder=self._part(model, "detail_decoder"))
+            default_steps=self.config.sampler.steps, detail_decoder=self._part(model, "detail_decoder"),
+            anchor_steps=self.config.sampler.anchor_steps)
         pipeline.save_pretrained(folder)
 
 
