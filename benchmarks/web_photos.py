@@ -100,18 +100,21 @@ def main() -> None:
     kinds = sorted(folder.name for folder in arguments.lr.iterdir() if folder.is_dir())
     names = ("bicubic", "rival", "ours") if arguments.rival else ("bicubic", "ours")
     methods = {name: arguments.output / name for name in names}
-    metrics = judges(METRICS)
+    metrics, all_rows = judges(METRICS), {name: [] for name in names}
     for kind in kinds:
-        lr, rows = arguments.lr / kind, {}
+        lr = arguments.lr / kind
         run_bicubic(lr, methods["bicubic"] / kind)
         run_ours(lr, methods["ours"] / kind, arguments.model, shlex.split(arguments.options))
         if arguments.rival:
             run_rival(lr, methods["rival"] / kind, arguments.rival)
         for name, folder in methods.items():
-            scores, rows[name] = measure(lr, arguments.hr, folder / kind, metrics)
+            scores, rows = measure(lr, arguments.hr, folder / kind, metrics)
+            all_rows[name] += rows
             print(f"{kind:12}{name:8}", *(f"{key} {value:.4f}" for key, value in scores.items()), flush=True)
         if arguments.rival:
-            compare(kind, rows["ours"], rows["rival"])
+            compare(kind, *(all_rows[name][-len(rows) :] for name in ("ours", "rival")))
+    if arguments.rival:
+        compare("all", all_rows["ours"], all_rows["rival"])
     draw_sheet(arguments.lr, arguments.hr, methods, kinds, arguments.output / "sheet.jpg")
 
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import maximum_filter, minimum_filter
 
 from .engines.protocol import Engine
 from .geometry import LR_LATENT
@@ -21,6 +22,10 @@ NOISE_BAND = 16
 """Rows of latents whose noise is drawn at once."""
 BANDS_KEPT = 16
 """Bands of noise that are held in memory: those of two rows of tiles."""
+EDGE_WINDOW = 7
+"""Pixels along the side of the window in which contrast is measured: a letter of fine print."""
+PRINT = (150, 240)
+"""Grey levels of contrast from which versions begin to agree, and at which they do."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +83,11 @@ class Schedule:
         Raises:
             ValueError: there are fewer timesteps than that.
         """
-        total = len(self.signal)
-        if not 1 <= steps <= total:
-            raise ValueError(f"num_inference_steps must be 1 to {total} with this model, not {steps}")
-        if self._refines(steps):
-            first, *_, last = self._anchors
+        total, refined = len(self.signal), self._refines(steps)
+        first, last = (self._anchors[0], self._anchors[-1]) if refined else (total - 1, 0)
+        if not 1 <= steps <= first - last + 1:
+            raise ValueError(f"num_inference_steps must be 1 to {first - last + 1} with this model, not {steps}")
+        if refined:
             return np.linspace(first, last, steps).round().astype(int).tolist()
         if self.spacing == "linspace":
             return np.linspace(0, total - 1, steps).round()[::-1].astype(int).tolist()
@@ -177,6 +182,38 @@ class NoiseField:
         rows = np.concatenate([self._band(number) for number in range(first, last + 1)], 1)
         start = top - first * NOISE_BAND
         return rows[:, start : start + height, left : left + width]
+
+
+@dataclass(frozen=True)
+class VersionNoise:
+    """The noise of another version of a picture: that of its seed, but of seed 0 where versions must agree.
+
+    Args:
+        own: noise of the seed.
+        first: noise of seed 0.
+        share: (h, w) of the picture's latents, see `version_share`.
+    """
+
+    own: NoiseField
+    first: NoiseField
+    share: np.ndarray
+
+    def window(self, tile: Tile) -> np.ndarray:
+        """As `NoiseField.window`; the variance stays 1."""
+        rows, columns = (slice(side.start // LR_LATENT, side.stop // LR_LATENT) for side in tile.slices)
+        share = self.share[rows, columns]
+        return share * self.own.window(tile) + np.sqrt(1 - share**2) * self.first.window(tile)
+
+
+def version_share(photo: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 -> (H / 2, W / 2) float32: 1 where a version may differ, 0 at edges as strong as those of print.
+
+    Letters and edges are known better than hair and gravel, and a stroke that moves makes another letter.
+    """
+    luma = photo.astype(np.float32).mean(2)
+    contrast = maximum_filter(luma, EDGE_WINDOW) - minimum_filter(luma, EDGE_WINDOW)
+    least, most = PRINT
+    return ((most - contrast) / (most - least)).clip(0, 1)[::LR_LATENT, ::LR_LATENT]
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from .instances.codes import decode_id_map
 from .instances.maps import merge_objects, resize_ids
 from .instances.regions import segment
 from .recipe import BEST_STEPS, QUALITIES, Defaults, Quality, Recipe, check, check_choice, check_number
-from .sampling import Known, NoiseField, Schedule, sample
+from .sampling import Known, NoiseField, Schedule, VersionNoise, sample, version_share
 from .tiling import IdCanvas, Tile, TileCanvas, fitted_side, plan_tiles
 
 Picture = Image.Image | np.ndarray | str | os.PathLike | Photo
@@ -108,7 +108,8 @@ class Upscaler:
                 `read_image` gives. What is transparent counts as the colour beside it.
             scale: enlargement. 4 is the model's own; less is shrunk from it, more is done in two passes.
             num_inference_steps: DDIM steps; None: what the quality says.
-            seed: of the noise; the same input and seed give the same output.
+            seed: of the noise; the same input and seed give the same output. Other seeds than 0 draw other versions,
+                which agree in print and other strong edges.
             start_from: "noise", or "lr": y-hat noised to the first timestep. The same thing where the first timestep
                 is pure noise, as with the shipped weights' schedule.
             fidelity: 1 is y-hat, closest to the input; 0 is the photo as drawn, richest. None for the model's default,
@@ -263,10 +264,10 @@ class Upscaler:
                            overlap)
         canvases = {fidelity: TileCanvas(rows, columns, overlap) for fidelity in recipe.fidelities}
         ids = IdCanvas(rows, columns, overlap) if recipe.maps else None
-        noise = self._noise(recipe.seed, recipe.layer, padded)
         groups = list(_groups(tiles, recipe.tile_batch))
         done = _counter(len(tiles) * (2 if recipe.cleaning else 1), progress)
         seen = self._clean(padded, groups, overlap, recipe.cleaning, done) if recipe.cleaning else padded
+        noise = self._noise(recipe.seed, recipe.layer, seen)
         kept = Kept(recipe, lr, seen, tiles, overlap, [], [], [], {}, {}, None)
         for group in groups:
             drawn = self._draw(seen, group, noise, recipe)
@@ -293,7 +294,7 @@ class Upscaler:
             done(len(group))
         return np.rint(_between(lr, canvas.finish(), share)).astype(np.uint8)
 
-    def _draw(self, lr: np.ndarray, tiles: list[Tile], noise: NoiseField, recipe: Recipe) -> Drawn:
+    def _draw(self, lr: np.ndarray, tiles: list[Tile], noise: NoiseField | VersionNoise, recipe: Recipe) -> Drawn:
         y = _pixels(lr, tiles)
         features, restored = self.engine.restore(y)
         z = z_y = tokens = None
@@ -331,8 +332,11 @@ class Upscaler:
         return [segment(photo, colors, self.engine.pair_odds) if self.engine.reads_pairs else decode_id_map(colors)
                 for photo, colors in pairs]
 
-    def _noise(self, seed: int, layer: int, padded: np.ndarray) -> NoiseField:
-        return NoiseField(seed, 2 * self.engine.latent_channels, padded.shape[1] // LR_LATENT, layer)
+    def _noise(self, seed: int, layer: int, seen: np.ndarray) -> NoiseField | VersionNoise:
+        """Of the photo that the networks see, (H, W, 3) uint8."""
+        own, first = (NoiseField(each, 2 * self.engine.latent_channels, seen.shape[1] // LR_LATENT, layer)
+                      for each in (seed, 0))
+        return own if seed == 0 else VersionNoise(own, first, version_share(seen))
 
     # ---------------------------------------------------------------------------------------- objects
 
@@ -363,7 +367,7 @@ class Upscaler:
         return replace(kept, latents=latents, pictures=patch.apply(kept.pictures))
 
     def _resample_crop(self, kept: Kept, number: int, crop: Tile, share: np.ndarray,
-                       fields: tuple[NoiseField, ...]) -> tuple[np.ndarray, dict[float, np.ndarray]]:
+                       fields: tuple[NoiseField | VersionNoise, ...]) -> tuple[np.ndarray, dict[float, np.ndarray]]:
         """z (2C, h / 2, w / 2) and the photos (3, 4h, 4w) of a part of a tile, drawn anew where `share` says."""
         recipe, tile, y = kept.recipe, kept.tiles[number], _pixels(kept.lr, [crop])
         local, place = crop.within(tile), (None, ..., *latents_of(crop, tile))

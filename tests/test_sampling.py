@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from instancersr.sampling import NoiseField, Schedule, sample
+from instancersr.sampling import NoiseField, Schedule, VersionNoise, sample, version_share
 from instancersr.tiling import Tile
 
 CONFIGS = [
@@ -83,6 +83,13 @@ def test_what_it_cannot_do_is_refused(config):
         Schedule.from_config(config)
 
 
+def test_more_steps_than_lie_between_the_anchors_are_refused():
+    schedule = Schedule.from_config(CONFIGS[0], anchor_steps=4)
+    assert schedule.timesteps(751) == list(range(999, 248, -1))
+    with pytest.raises(ValueError, match="num_inference_steps must be 1 to 751"):
+        schedule.timesteps(752)
+
+
 def test_a_network_that_predicts_noise_has_no_anchors():
     with pytest.raises(ValueError, match="anchor_steps"):
         Schedule.from_config(CONFIGS[1], anchor_steps=4)
@@ -94,6 +101,26 @@ def test_noise_belongs_to_the_place_not_to_the_tile():
     assert whole.shape == (2, 50, 60)
     assert np.array_equal(field.window(Tile(36, 20, 40, 64)), whole[:, 18:38, 10:42])
     assert abs(whole.std() - 1) < 0.05 and abs(whole.mean()) < 0.05
+
+
+def test_versions_agree_in_print_and_differ_elsewhere():
+    photo = np.full((64, 96, 3), 128, np.uint8)
+    photo[:, :32] = np.where(np.arange(32)[:, None] // 2 % 2, 255, 0)  # as black and white as print
+    photo[:, 64:] = np.where(np.arange(32)[:, None] // 2 % 2, 226, 31)  # contrast of 195: half-way
+    share = version_share(photo)
+    assert share.shape == (32, 48)
+    np.testing.assert_allclose(share[:, [5, 24, 40]], np.tile([0, 1, 0.5], (32, 1)))
+    own, first = NoiseField(7, 200, 48), NoiseField(0, 200, 48)
+    noise = VersionNoise(own, first, share)
+    whole = noise.window(Tile(0, 0, 64, 96))
+    assert np.array_equal(whole[:, :, :14], first.window(Tile(0, 0, 64, 28)))
+    assert np.array_equal(whole[:, :, 20:28], own.window(Tile(0, 40, 64, 16)))
+    mixed = whole[:, :, 36:]
+    assert abs(mixed.var() - 1) < 0.02  # the sampler expects noise of variance 1
+    for field, correlation in ((own, 0.5), (first, 0.75**0.5)):
+        seen = field.window(Tile(0, 72, 64, 24))
+        assert np.corrcoef(mixed.ravel(), seen.ravel())[0, 1] == pytest.approx(correlation, abs=0.02)
+    assert np.array_equal(noise.window(Tile(16, 8, 32, 40)), whole[:, 8:24, 4:24])  # of the place, not of the tile
 
 
 def test_seeds_layers_and_bands_have_noises_of_their_own():
