@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="use every so many photos")
     parser.add_argument("--seeds", action="store_true", help="also compare two seeds, at twice the time")
     arguments = parser.parse_args()
-    paths = [path for folder in arguments.lr for path in sorted(folder.iterdir())[:: arguments.every]]
+    paths = [path for folder in arguments.lr for path in sorted(folder.glob("*.png"))[:: arguments.every]]
     measure(load_upscaler(arguments.model), arguments.what, paths, arguments.hr, judges(("psnr", *METRICS)),
             arguments.seeds)
 

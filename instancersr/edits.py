@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy  # loads its parts when they are first used
 
-from .geometry import LATENT, LR_LATENT, LR_TOKEN, SCALE, TOKEN
+from .geometry import LATENT, LR_TOKEN, SCALE, TOKEN
 from .images.reading import ImageError, read_image
 from .instances.annotations import middle_pixel
 from .instances.maps import check_present
@@ -365,10 +365,3 @@ def _around(tiles: list[Tile]) -> Tile:
     """The smallest rectangle that holds them all."""
     top, left = min(t.top for t in tiles), min(t.left for t in tiles)
     return Tile(top, left, max(t.top + t.height for t in tiles) - top, max(t.left + t.width for t in tiles) - left)
-
-
-def latents_of(crop: Tile, tile: Tile | None = None) -> tuple[slice, slice]:
-    """Rows and columns that a crop covers of the latents of a tile, or of the whole picture."""
-    local = crop if tile is None else crop.within(tile)
-    rows, columns = (slice(s.start // LR_LATENT, s.stop // LR_LATENT) for s in local.slices)
-    return rows, columns

@@ -13,10 +13,11 @@ from PIL import Image
 
 from .cores import cores_are_busy
 from .errors import MissingPackage, ModelError, UserError, first_line
+from .images.inputs import Picture, as_photo
 from .images.results import as_image
 from .model import Model, find_model
 from .presets import Device, EngineName
-from .upscaler import Picture, Segmenter, Upscaler, as_photo
+from .upscaler import Segmenter, Upscaler
 
 TORCH_DEVICES = ("cuda", "mps", "cpu")
 """The best first."""

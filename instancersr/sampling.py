@@ -177,11 +177,10 @@ class NoiseField:
 
     def window(self, tile: Tile) -> np.ndarray:
         """(C, h / 2, w / 2) for a tile of h x w LR pixels: a latent is 2x2 LR pixels."""
-        top, left, height, width = (v // LR_LATENT for v in (tile.top, tile.left, tile.height, tile.width))
-        first, last = top // NOISE_BAND, (top + height - 1) // NOISE_BAND
-        rows = np.concatenate([self._band(number) for number in range(first, last + 1)], 1)
-        start = top - first * NOISE_BAND
-        return rows[:, start : start + height, left : left + width]
+        rows, columns = tile.latents
+        first, last = rows.start // NOISE_BAND, (rows.stop - 1) // NOISE_BAND
+        bands = np.concatenate([self._band(number) for number in range(first, last + 1)], 1)
+        return bands[:, rows.start - first * NOISE_BAND : rows.stop - first * NOISE_BAND, columns]
 
 
 @dataclass(frozen=True)
@@ -200,8 +199,7 @@ class VersionNoise:
 
     def window(self, tile: Tile) -> np.ndarray:
         """As `NoiseField.window`; the variance stays 1."""
-        rows, columns = (slice(side.start // LR_LATENT, side.stop // LR_LATENT) for side in tile.slices)
-        share = self.share[rows, columns]
+        share = self.share[tile.latents]
         return share * self.own.window(tile) + np.sqrt(1 - share**2) * self.first.window(tile)
 
 
@@ -210,8 +208,8 @@ def version_share(photo: np.ndarray) -> np.ndarray:
 
     Letters and edges are known better than hair and gravel, and a stroke that moves makes another letter.
     """
-    luma = photo.astype(np.float32).mean(2)
-    contrast = maximum_filter(luma, EDGE_WINDOW) - minimum_filter(luma, EDGE_WINDOW)
+    grey = photo.mean(2, dtype=np.float32)
+    contrast = maximum_filter(grey, EDGE_WINDOW) - minimum_filter(grey, EDGE_WINDOW)
     least, most = PRINT
     return ((most - contrast) / (most - least)).clip(0, 1)[::LR_LATENT, ::LR_LATENT]
 

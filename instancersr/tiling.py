@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .geometry import LR_TOKEN, SCALE
+from .geometry import LR_LATENT, LR_TOKEN, SCALE
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,12 @@ class Tile:
     def slices(self) -> tuple[slice, slice]:
         """Rows and columns, to index a picture's last two dimensions."""
         return self.scaled(1)
+
+    @property
+    def latents(self) -> tuple[slice, slice]:
+        """Rows and columns of the latents that it covers."""
+        rows, columns = (slice(side.start // LR_LATENT, side.stop // LR_LATENT) for side in self.slices)
+        return rows, columns
 
     def scaled(self, scale: int) -> tuple[slice, slice]:
         """Rows and columns in a picture ``scale`` times as large."""

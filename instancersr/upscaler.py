@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -24,7 +23,6 @@ from .edits import (
     fade_in,
     find_object,
     latent_mask,
-    latents_of,
     mix_strengths,
     plan_crops,
     soft_mask,
@@ -32,10 +30,7 @@ from .edits import (
 from .engines.protocol import Engine
 from .errors import ModelError
 from .geometry import LR_LATENT, LR_TOKEN, SCALE, SMALLEST
-from .images.compression import jpeg_quality
-from .images.metadata import Metadata
-from .images.pixels import Photo, to_photo
-from .images.reading import read_image, upright
+from .images.inputs import Picture, as_photo
 from .instances.codes import decode_id_map
 from .instances.maps import merge_objects, resize_ids
 from .instances.regions import segment
@@ -43,7 +38,6 @@ from .recipe import BEST_STEPS, QUALITIES, Defaults, Quality, Recipe, check, che
 from .sampling import Known, NoiseField, Schedule, VersionNoise, sample, version_share
 from .tiling import IdCanvas, Tile, TileCanvas, fitted_side, plan_tiles
 
-Picture = Image.Image | np.ndarray | str | os.PathLike | Photo
 Progress = Callable[[int, int], None]
 Segmenter = Callable[[np.ndarray], np.ndarray]
 """Finds the objects of a picture: (H, W, 3) uint8 -> (H, W) int32 instance ids, 0 = none."""
@@ -267,7 +261,7 @@ class Upscaler:
         groups = list(_groups(tiles, recipe.tile_batch))
         done = _counter(len(tiles) * (2 if recipe.cleaning else 1), progress)
         seen = self._clean(padded, groups, overlap, recipe.cleaning, done) if recipe.cleaning else padded
-        noise = self._noise(recipe.seed, recipe.layer, seen)
+        noise = self._noise(recipe.seed, recipe.layer, seen) if recipe.samples else None
         kept = Kept(recipe, lr, seen, tiles, overlap, [], [], [], {}, {}, None)
         for group in groups:
             drawn = self._draw(seen, group, noise, recipe)
@@ -294,11 +288,12 @@ class Upscaler:
             done(len(group))
         return np.rint(_between(lr, canvas.finish(), share)).astype(np.uint8)
 
-    def _draw(self, lr: np.ndarray, tiles: list[Tile], noise: NoiseField | VersionNoise, recipe: Recipe) -> Drawn:
+    def _draw(self, lr: np.ndarray, tiles: list[Tile], noise: NoiseField | VersionNoise | None,
+              recipe: Recipe) -> Drawn:
         y = _pixels(lr, tiles)
         features, restored = self.engine.restore(y)
         z = z_y = tokens = None
-        if recipe.samples:
+        if noise is not None:
             z_y = self.engine.encode(restored)
             eps = np.stack([noise.window(tile) for tile in tiles])
             z, tokens = sample(self.engine, self.schedule, z_y, eps, recipe.steps, recipe.start_from)
@@ -336,7 +331,7 @@ class Upscaler:
         """Of the photo that the networks see, (H, W, 3) uint8."""
         own, first = (NoiseField(each, 2 * self.engine.latent_channels, seen.shape[1] // LR_LATENT, layer)
                       for each in (seed, 0))
-        return own if seed == 0 else VersionNoise(own, first, version_share(seen))
+        return first if seed == 0 else VersionNoise(own, first, version_share(seen))
 
     # ---------------------------------------------------------------------------------------- objects
 
@@ -355,7 +350,7 @@ class Upscaler:
         patch = Patch(mask, [crop for _, crop in crops], kept.overlap)
         for number, group in groupby(crops, key=itemgetter(0)):
             tile, parts = kept.tiles[number], [crop for _, crop in group]
-            places = [(..., *latents_of(crop, tile)) for crop in parts]
+            places = [(..., *crop.within(tile).latents) for crop in parts]
             latents[number] = latents[number].copy()
             for place in places:
                 latents[number][place] = 0
@@ -370,11 +365,12 @@ class Upscaler:
                        fields: tuple[NoiseField | VersionNoise, ...]) -> tuple[np.ndarray, dict[float, np.ndarray]]:
         """z (2C, h / 2, w / 2) and the photos (3, 4h, 4w) of a part of a tile, drawn anew where `share` says."""
         recipe, tile, y = kept.recipe, kept.tiles[number], _pixels(kept.lr, [crop])
-        local, place = crop.within(tile), (None, ..., *latents_of(crop, tile))
+        local = crop.within(tile)
+        place = (None, ..., *local.latents)
         old, new = (field.window(crop)[None] for field in fields)
         z, tokens = sample(self.engine, self.schedule, kept.conditions[number][place], new, recipe.steps,
                            recipe.start_from, (local.top // LR_TOKEN, local.left // LR_TOKEN),
-                           Known(kept.latents[number][place], old, share[latents_of(crop)]))
+                           Known(kept.latents[number][place], old, share[crop.latents]))
         fidelities = recipe.fidelities - {1.0}
         features = restored = None
         if any(fidelities):  # a mixture with the restored photo
@@ -388,33 +384,6 @@ class Upscaler:
 
 
 # ------------------------------------------------------------------------------------------------ pictures
-
-
-def as_photo(image: Picture) -> Photo:
-    """A picture of any kind that the upscaler takes, upright, with what stands beside the pixels.
-
-    Raises:
-        ValueError: it is of another kind, or has other pixels. ImageError: the file cannot be read.
-    """
-    if isinstance(image, Photo):
-        return image
-    if isinstance(image, (str, os.PathLike)):
-        return read_image(image)
-    if not isinstance(image, (Image.Image, np.ndarray)):
-        raise ValueError("image: expected a path, a PIL picture or an array (H, W, 3) uint8, "
-                         f"not {type(image).__name__}")
-    photo = _from_pil(image) if isinstance(image, Image.Image) else Photo(image)
-    shape, dtype = photo.rgb.shape, photo.rgb.dtype
-    if len(shape) != 3 or shape[2] != 3 or dtype != np.uint8:
-        raise ValueError(f"image: expected (H, W, 3) uint8, not {shape} {dtype}")
-    if not photo.rgb.size:
-        raise ValueError("image: it has no pixels")
-    return photo
-
-
-def _from_pil(image: Image.Image) -> Photo:
-    photo = to_photo(upright(image), Metadata(icc_profile=image.info.get("icc_profile") or None))
-    return replace(photo, quality=jpeg_quality(image))
 
 
 def _pixels(picture: np.ndarray, tiles: list[Tile]) -> np.ndarray:

@@ -18,10 +18,11 @@ from PIL import Image
 from ..denoising import GRAIN_PARTS
 from ..edits import Edit, Kept
 from ..engines.torch import TorchEngine
+from ..images.inputs import Picture
 from ..model import GRAPHS, Model, find_model
 from ..recipe import Defaults, Quality
 from ..sampling import Schedule
-from ..upscaler import OVERLAP, Picture, Progress, Segmenter, Upscaled, Upscaler
+from ..upscaler import OVERLAP, Progress, Segmenter, Upscaled, Upscaler
 from .merging import shapes
 from .method import models
 from .method.models import ControlNet, DetailDecoder, JointDiT, MapDecoder, RestorationNetwork

@@ -424,7 +424,7 @@ class DiffusionConfig(TrainConfig):
         if self.transformer.prediction == "noise" and self.schedule.rescale_betas_zero_snr:
             raise ValueError("transformer.prediction=noise says nothing at the last timestep of a schedule without any "
                              "signal there; set schedule.rescale_betas_zero_snr=false")
-        if self.sampler.anchor_steps and self.transformer.prediction in ("noise", "residual"):
+        if self.sampler.anchor_steps and self.transformer.prediction != "clean":
             raise ValueError("sampler.anchor_steps: what a network that sees past the noise is told must be true; set "
                              "transformer.prediction=clean")
         if not self.denoising_weight and not self.sampler.weight:

@@ -25,6 +25,8 @@ PREFETCH = 4
 """Batches that wait for a process, one for each of its workers at least: a sample of 512x512 takes 9 MB of /dev/shm."""
 LOST_WORKER = "DataLoader worker"
 """How torch's errors about a killed worker begin; they have no class of their own."""
+WORKER_SAYS = "in DataLoader worker process"
+"""What torch puts into an error that a worker raised itself."""
 
 
 def open_photos(data: DataConfig) -> Photos:
@@ -84,7 +86,10 @@ def batches(dataset: CropDataset, numbers: BatchNumbers, workers: int, device: t
         multiprocessing_context=start_method() if workers else None)
     try:
         yield from loader
-    except (ConnectionError, EOFError) as error:  # it died while it handed a batch over, before torch saw it
+    except (ConnectionError, EOFError) as error:
+        if WORKER_SAYS in str(error):
+            raise
+        # it died while it handed a batch over, before torch saw it
         raise RuntimeError(f"{LOST_WORKER} was lost") from error
 
 
