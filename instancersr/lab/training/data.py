@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 
 import torch
@@ -27,6 +29,8 @@ LOST_WORKER = "DataLoader worker"
 """How torch's errors about a killed worker begin; they have no class of their own."""
 WORKER_SAYS = "in DataLoader worker process"
 """What torch puts into an error that a worker raised itself."""
+HEARD = 2.0
+"""Seconds after which the kernel has told this process of the end of another."""
 
 
 def open_photos(data: DataConfig) -> Photos:
@@ -89,7 +93,8 @@ def batches(dataset: CropDataset, numbers: BatchNumbers, workers: int, device: t
     except (ConnectionError, EOFError) as error:
         if WORKER_SAYS in str(error):
             raise
-        # it died while it handed a batch over, before torch saw it
+        # It died while it handed a batch over. Torch raises its own error once it hears of it: better here than later.
+        time.sleep(HEARD)
         raise RuntimeError(f"{LOST_WORKER} was lost") from error
 
 
@@ -97,6 +102,16 @@ def start_method() -> str:
     """How worker processes begin: as a copy of this one where that is safe, which is on Linux."""
     can_fork = sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()
     return "fork" if can_fork else "spawn"
+
+
+@atexit.register
+def _kill_workers() -> None:
+    """The workers of an error that nobody caught: Python ends its children by a signal that they ignore, and waits."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise an error there
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def _prepare_worker(_number: int) -> None:
