@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from .damage import estimate_damage, estimate_noise
 from .errors import ModelError
 from .geometry import SCALE
 from .model import Model
@@ -19,37 +18,8 @@ GRAIN_PARTS = {"restoration": "restoration_grain", "detail_decoder": "detail_dec
 """Part of a model -> the part, of the same class and shape, that leaves noise and grain in."""
 MIXED_GRAPHS = ("restore", "decode", "finish")
 """Those that hold weights of these parts."""
-DAMAGED = 0.4
-"""Odds of damage from which a photo is drawn with the model's own weights where nobody chooses. Below even: to draw a
-damaged photo with the grain parts, which sharpen its damage, costs more than the contrary."""
 MIXTURES = 4
 """How many an engine keeps."""
-CLEANED = 0.83
-"""Share of its restored self that a noisy photo is mixed with before it is drawn."""
-NOISY = (0.2, 0.4)
-"""Odds of noise between which a photo's cleaning grows from none to that. Below even: what it saves a noisy photo is
-four times what it costs another.
-"""
-
-
-def automatic_denoise(photo: np.ndarray, quality: int | None = None) -> float:
-    """What a photo's damage asks for: 0, the grain parts' weights, or 1, the model's own.
-
-    Args:
-        photo: (h, w, 3) uint8.
-        quality: of the JPEG that the photo comes from, 1 to 100; None: it says nothing.
-    """
-    return 1.0 if estimate_damage(photo, quality) >= DAMAGED else 0.0
-
-
-def automatic_cleaning(photo: np.ndarray) -> float:
-    """The share of its restored self that a photo (h, w, 3) uint8 is to be mixed with before it is drawn.
-
-    Under noise the networks blur what they are not sure of. What of it survives the first look is drawn more sharply by
-    the second, with no more noise.
-    """
-    begin, end = NOISY
-    return CLEANED * float(np.clip((estimate_noise(photo) - begin) / (end - begin), 0, 1))
 
 
 def shrink(picture: np.ndarray) -> np.ndarray:

@@ -13,7 +13,8 @@ from PIL import Image
 
 from .color import base_shift, enlarge, match_color
 from .constraints import apply_constraints
-from .denoising import automatic_cleaning, automatic_denoise, shrink
+from .damage import automatic_cleaning, automatic_denoise
+from .denoising import shrink
 from .edits import (
     Edit,
     Kept,

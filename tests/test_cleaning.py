@@ -8,8 +8,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from skimage import data
 
-from instancersr.damage import estimate_noise
-from instancersr.denoising import CLEANED, automatic_cleaning, shrink
+from instancersr.damage import CLEANED, automatic_cleaning, estimate_noise
+from instancersr.denoising import shrink
 from instancersr.edits import Edit
 from instancersr.loading import load_upscaler
 from instancersr.recipe import Defaults
