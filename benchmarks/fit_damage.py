@@ -77,9 +77,11 @@ def lr_crops(photos: str, cache: str, kind: str, count: int, held_out: bool) -> 
     config = RestorationConfig(task="restoration", output="unused", images=1, seed=7, data=data)
     dataset = crops(config, open_photos(config.data), held_out, masks=False)
     small = (dataset[number]["lr"].permute(1, 2, 0).numpy() for number in range(count))
-    rng = np.random.default_rng(CAMERAS.index(kind)) if kind in CAMERAS else None
-    pictures = ((lr * 255).round().astype(np.uint8) for lr in small)
-    return np.stack([picture if rng is None else developed(picture, rng) for picture in pictures])
+    pictures = [(lr * 255).round().astype(np.uint8) for lr in small]
+    if kind in CAMERAS:
+        rng = np.random.default_rng(CAMERAS.index(kind))
+        pictures = [developed(picture, rng) for picture in pictures]
+    return np.stack(pictures)
 
 
 def developed(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -108,12 +110,10 @@ def train(kinds: dict[str, np.ndarray], epochs: int) -> DamageNetwork:
     counts = torch.tensor([[kind != "web_mild", True] for kind in kinds]).float()[number]
     network = DamageNetwork().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=DECAY)
-    steps = epochs * (len(inputs) // BATCH)
-    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
-    for step in range(steps):
-        if step % (steps // epochs) == 0:
-            order = torch.randperm(len(inputs)).split(BATCH)
-        chosen = order[step % (steps // epochs)]
+    whole = len(inputs) // BATCH
+    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=epochs * whole)
+    batches = (batch for _ in range(epochs) for batch in torch.randperm(len(inputs)).split(BATCH)[:whole])
+    for step, chosen in enumerate(batches):
         with torch.autocast("cpu", torch.bfloat16):
             logits = network(varied(inputs[chosen]))
         loss = (binary_cross_entropy_with_logits(logits.float(), truths[chosen], reduction="none")
@@ -123,7 +123,7 @@ def train(kinds: dict[str, np.ndarray], epochs: int) -> DamageNetwork:
         optimizer.step()
         rates.step()
         if step % 500 == 0:
-            print(f"{step} / {steps} steps  loss {loss.item():.3f}", flush=True)
+            print(f"{step} / {epochs * whole} steps  loss {loss.item():.3f}", flush=True)
     return network.eval()
 
 

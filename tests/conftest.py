@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
+from skimage import data
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,6 +27,14 @@ def shared() -> Path:
     if not (folder / "photos").is_dir():
         pytest.skip(f"{folder} with the training photos and the benchmark is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def camera_photo() -> np.ndarray:
+    """(128, 128, 3) uint8 of a good camera: shrunk by four, with a lens's blur and a sensor's own little noise."""
+    small = np.asarray(Image.fromarray(data.astronaut()).resize((128, 128), Image.Resampling.BOX), float)
+    noise = np.random.default_rng(0).normal(0, 0.7, small.shape)
+    return (gaussian_filter(small, (0.7, 0.7, 0)) + noise).clip(0, 255).round().astype(np.uint8)
 
 
 @pytest.fixture

@@ -11,13 +11,6 @@ from skimage import data
 from instancersr.damage import DAMAGED, estimate_damage
 
 
-def photo() -> np.ndarray:
-    """A clean small photo: shrunk by four, with a lens's blur and a sensor's own little noise."""
-    small = np.asarray(Image.fromarray(data.astronaut()).resize((128, 128), Image.Resampling.BOX), float)
-    small = gaussian_filter(small, (0.7, 0.7, 0))
-    return (small + np.random.default_rng(0).normal(0, 0.7, small.shape)).clip(0, 255).round().astype(np.uint8)
-
-
 def saved(picture: np.ndarray, quality: int) -> np.ndarray:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "JPEG", quality=quality)
@@ -42,14 +35,14 @@ def test_what_a_camera_takes_is_told_from_what_the_web_makes_of_it():
     assert np.mean([estimate_damage(photo) >= DAMAGED for photo in web]) >= 0.9
 
 
-def test_blocks_show_wherever_the_grid_begins():
-    clean, blocky = photo(), saved(photo(), 15)
-    assert estimate_damage(clean) < DAMAGED < 0.9 < estimate_damage(blocky)
+def test_blocks_show_wherever_the_grid_begins(camera_photo):
+    blocky = saved(camera_photo, 15)
+    assert estimate_damage(camera_photo) < DAMAGED < 0.9 < estimate_damage(blocky)
     assert estimate_damage(blocky[3:, 5:]) > 0.9
 
 
-def test_of_a_large_photo_the_middle_is_looked_at():
-    large = np.tile(photo(), (5, 5, 1))  # 640 pixels a side
+def test_of_a_large_photo_the_middle_is_looked_at(camera_photo):
+    large = np.tile(camera_photo, (5, 5, 1))  # 640 pixels a side
     border = np.ones(large.shape, bool)
     border[64:-64, 64:-64] = False
     noisy = large + np.random.default_rng(3).normal(0, 20, large.shape) * border
@@ -58,9 +51,9 @@ def test_of_a_large_photo_the_middle_is_looked_at():
     assert estimate_damage(noisy[:64]) > DAMAGED
 
 
-def test_a_jpeg_of_low_quality_is_damaged_whatever_its_pixels_look_like():
-    clean = photo()
-    assert estimate_damage(clean, 75) == 1 and estimate_damage(clean, 98) == estimate_damage(clean)
+def test_a_jpeg_of_low_quality_is_damaged_whatever_its_pixels_look_like(camera_photo):
+    assert estimate_damage(camera_photo, 75) == 1
+    assert estimate_damage(camera_photo, 98) == estimate_damage(camera_photo)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 40, 3), (7, 5, 3), (2000, 30, 3)])

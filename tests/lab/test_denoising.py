@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from scipy.ndimage import gaussian_filter
 from skimage import data
 from typer.testing import CliRunner
 
@@ -164,25 +163,17 @@ def test_a_pipeline_is_saved_with_its_grain_parts_and_computes_with_them(folders
     np.testing.assert_array_equal(pixels(saved, denoise=0.1), pixels(both["torch"], denoise=0.1))
 
 
-def taken() -> np.ndarray:
-    """A photo of a good camera, with a lens's blur and little noise."""
-    small = np.asarray(Image.fromarray(data.astronaut()).resize((128, 128), Image.Resampling.BOX), float)
-    noise = np.random.default_rng(0).normal(0, 0.7, small.shape)
-    return (gaussian_filter(small, (0.7, 0.7, 0)) + noise).clip(0, 255).round().astype(np.uint8)
-
-
-def test_nobody_chooses_then_the_photos_damage_does(both):
-    clean = taken()
-    Image.fromarray(clean).save(file := io.BytesIO(), "JPEG", quality=10)
-    for photo, denoise in ((clean, 0), (np.asarray(Image.open(file)), OWN)):
+def test_nobody_chooses_then_the_photos_damage_does(both, camera_photo):
+    Image.fromarray(camera_photo).save(file := io.BytesIO(), "JPEG", quality=10)
+    for photo, denoise in ((camera_photo, 0), (np.asarray(Image.open(file)), OWN)):
         alone, chosen = (np.asarray(both["onnx"](photo, denoise=value, instances=False).images[0])
                          for value in (None, denoise))
         np.testing.assert_array_equal(alone, chosen)
 
 
-def test_a_jpegs_own_table_counts_where_its_pixels_look_clean(both, tmp_path):
+def test_a_jpegs_own_table_counts_where_its_pixels_look_clean(both, camera_photo, tmp_path):
     """The same pixels as a PNG, a JPEG of quality 90, and that JPEG opened by Pillow."""
-    Image.fromarray(taken()).save(tmp_path / "a.jpg", quality=90)
+    Image.fromarray(camera_photo).save(tmp_path / "a.jpg", quality=90)
     Image.open(tmp_path / "a.jpg").save(tmp_path / "a.png")
     upscaler = both["onnx"]
     alone = {name: np.asarray(upscaler(picture, instances=False).images[0]) for name, picture in
