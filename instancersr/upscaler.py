@@ -32,12 +32,12 @@ from .engines.protocol import Engine
 from .errors import ModelError
 from .geometry import LR_LATENT, LR_TOKEN, SCALE, SMALLEST
 from .images.inputs import Picture, as_photo
-from .instances.codes import decode_id_map
 from .instances.maps import merge_objects, resize_ids
-from .instances.regions import segment
+from .instances.pairs import check_features
+from .instances.reading import ColorReader, MapReader, RegionReader
 from .recipe import BEST_STEPS, QUALITIES, Defaults, Quality, Recipe, check, check_choice, check_number
 from .sampling import Known, NoiseField, Schedule, VersionNoise, sample, version_share
-from .tiling import IdCanvas, Tile, TileCanvas, fitted_side, plan_tiles
+from .tiling import Tile, TileCanvas, fitted_side, plan_tiles
 
 Progress = Callable[[int, int], None]
 Segmenter = Callable[[np.ndarray], np.ndarray]
@@ -63,13 +63,14 @@ class Upscaled:
 
 @dataclass
 class Drawn:
-    """Some tiles of one shape: photos at each fidelity (B, 3, 4h, 4w), instance ids (4h, 4w) each, latents z and z_y
-    (None without a sample), the restoration network's features (None without one), and for edits what the colour fix
-    added at each fidelity, (B, 3, 4h, 4w).
+    """Some tiles of one shape: photos at each fidelity and the restored ones (B, 3, 4h, 4w), coloured instance maps of
+    that shape (None if not asked for), latents z and z_y (None without a sample), the restoration network's features
+    (None without one), and for edits what the colour fix added at each fidelity, (B, 3, 4h, 4w).
     """
 
     photos: dict[float, np.ndarray]
-    maps: list[np.ndarray]
+    restored: np.ndarray
+    maps: np.ndarray | None
     z: np.ndarray | None
     z_y: np.ndarray | None
     features: np.ndarray | None
@@ -258,7 +259,7 @@ class Upscaler:
         tiles = plan_tiles(rows, columns, (fitted_side(rows, side, overlap), fitted_side(columns, side, overlap)),
                            overlap)
         canvases = {fidelity: TileCanvas(rows, columns, overlap) for fidelity in recipe.fidelities}
-        ids = IdCanvas(rows, columns, overlap) if recipe.maps else None
+        reader = self._reader(rows, columns, overlap) if recipe.maps else None
         groups = list(_groups(tiles, recipe.tile_batch))
         done = _counter(len(tiles) * (2 if recipe.cleaning else 1), progress)
         seen = self._clean(padded, groups, overlap, recipe.cleaning, done) if recipe.cleaning else padded
@@ -269,13 +270,13 @@ class Upscaler:
             for index, place in enumerate(group):
                 for fidelity, canvas in canvases.items():
                     canvas.add(place, drawn.photos[fidelity][index])
-                if ids is not None:
-                    ids.add(place, drawn.maps[index])
+                if reader is not None and drawn.maps is not None:
+                    reader.add(place, drawn.restored[index], drawn.maps[index])
             if recipe.keep:
                 _keep(kept, drawn, self.engine.finishes)
             done(len(group))
         pictures = {fidelity: canvas.finish() for fidelity, canvas in canvases.items()}
-        return replace(kept, pictures=pictures, ids=None if ids is None else ids.finish())
+        return replace(kept, pictures=pictures, ids=None if reader is None else reader.finish())
 
     def _clean(self, lr: np.ndarray, groups: list[list[Tile]], overlap: int, share: float,
                done: Callable[[int], None]) -> np.ndarray:
@@ -301,10 +302,10 @@ class Upscaler:
         z_x = z[:, : self.engine.latent_channels] if z is not None and recipe.from_sample else None
         unfixed = self._photos(z_x, features, tokens, restored, recipe.fidelities)
         photos = {f: match_color(photo, y, recipe.color_fix) for f, photo in unfixed.items()}
-        maps = self._read_maps(restored, z) if z is not None and recipe.maps else []
+        maps = self.engine.decode_map(z[:, self.engine.latent_channels :]) if z is not None and recipe.maps else None
         keeps_shifts = recipe.keep and recipe.color_fix == "wavelet"
         shifts = {f: base_shift(unfixed[f], y) for f in recipe.fidelities - {1.0}} if keeps_shifts else {}
-        return Drawn(photos, maps, z, z_y, features, shifts)
+        return Drawn(photos, restored, maps, z, z_y, features, shifts)
 
     def _photos(self, z_x: np.ndarray | None, features: np.ndarray | None, tokens: np.ndarray | None,
                 restored: np.ndarray | None, fidelities: set[float]) -> dict[float, np.ndarray]:
@@ -321,12 +322,11 @@ class Upscaler:
                 photo = self.engine.decode(z_x, features, tokens)
         return {f: _between(photo, restored, f) for f in fidelities}
 
-    def _read_maps(self, restored: np.ndarray, z: np.ndarray) -> list[np.ndarray]:
-        """(4h, 4w) int32 ids of each tile."""
-        maps = self.engine.decode_map(z[:, self.engine.latent_channels :])
-        pairs = [[p.clip(0, 1).transpose(1, 2, 0) for p in pair] for pair in zip(restored, maps, strict=True)]
-        return [segment(photo, colors, self.engine.pair_odds) if self.engine.reads_pairs else decode_id_map(colors)
-                for photo, colors in pairs]
+    def _reader(self, rows: int, columns: int, overlap: int) -> MapReader:
+        if self.engine.pair_features:
+            check_features(self.engine.pair_features)
+            return RegionReader(rows, columns, overlap, self.engine.pair_odds)
+        return ColorReader(rows, columns, overlap)
 
     def _noise(self, seed: int, layer: int, seen: np.ndarray) -> NoiseField | VersionNoise:
         """Of the photo that the networks see, (H, W, 3) uint8."""

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import instancersr
 from instancersr.cli.app import app
 from instancersr.edits import Edit, read_target
+from instancersr.errors import ModelError
 from instancersr.loading import load_upscaler
 from instancersr.model import BUILTIN, GRAPHS, INDEX
 from instancersr.recipe import Defaults
@@ -31,6 +32,16 @@ def photo() -> np.ndarray:
     return data.astronaut()[40:72, 200:240]
 
 
+class OlderMapDecoder:
+    """An engine whose map decoder reads less of two regions than this version gives."""
+
+    def __init__(self, engine):
+        self._engine, self.pair_features = engine, 31
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+
 class Watched:
     """An engine that notes which of its methods are called."""
 
@@ -39,9 +50,14 @@ class Watched:
 
     def __getattr__(self, name):
         found = getattr(self._engine, name)
-        if name in GRAPHS:
+        if name not in GRAPHS:
+            return found
+
+        def noted(*inputs):
             self.calls.append(name)
-        return found
+            return found(*inputs)
+
+        return noted
 
 
 def calls(upscaler: Upscaler, photo: np.ndarray, **options) -> list[str]:
@@ -59,6 +75,13 @@ def halves(rgb: np.ndarray) -> np.ndarray:
     ids = np.zeros(rgb.shape[:2], np.int32)
     ids[: len(rgb) // 2] = 5
     return ids
+
+
+def test_a_map_decoder_of_an_earlier_version_is_named(upscaler, photo):
+    older = Upscaler(OlderMapDecoder(upscaler.engine), upscaler.schedule, upscaler.defaults)
+    with pytest.raises(ModelError, match="map_decoder reads 31 numbers of two regions, and this version gives 39"):
+        older(photo, denoise=1.0)
+    assert older(photo, denoise=1.0, instances=False).images
 
 
 FULL = ["restore", "encode", "denoise", "decode", "decode_map", "pair_odds"]

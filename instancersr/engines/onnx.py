@@ -137,7 +137,7 @@ class OnnxEngine:
         self.latent_channels = transformer["in_channels"] // 2
         self.spread_positions = transformer["base_grid"] is not None
         self.finishes = model.has("detail_decoder")
-        self.reads_pairs = model.has("map_decoder")
+        self.pair_features = model.config("map_decoder")["features"] if model.has("map_decoder") else 0
         self.denoises = denoises(model)
 
     def denoising(self, denoise):

@@ -16,7 +16,7 @@ class Engine(Protocol):
     latent_channels: C of z_x, z_m and z_y; the joint latent z has 2C.
     spread_positions: whether positions are spread over the tile, so that a part of it cannot be computed alone.
     finishes: whether there is a detail decoder, which `finish` needs and for which features are kept.
-    reads_pairs: whether there is a map decoder, which `pair_odds` needs.
+    pair_features: how many numbers of two regions `pair_odds` reads; 0 without a map decoder, which it needs.
     denoises: whether the model has grain parts, which `denoising` needs.
 
     Raises:
@@ -29,7 +29,7 @@ class Engine(Protocol):
     latent_channels: int
     spread_positions: bool
     finishes: bool
-    reads_pairs: bool
+    pair_features: int
     denoises: bool
 
     def denoising(self, denoise: float) -> Engine:

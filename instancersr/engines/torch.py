@@ -39,7 +39,7 @@ class TorchEngine:
         self.latent_channels = config.in_channels // 2
         self.spread_positions = config.base_grid is not None
         self.finishes = pipeline.detail_decoder is not None
-        self.reads_pairs = pipeline.map_decoder is not None
+        self.pair_features = 0 if pipeline.map_decoder is None else pipeline.map_decoder.config.features
         self.denoises = pipeline.denoises
         self._mixtures = lru_cache(MIXTURES)(self._mixture)
 

@@ -1,8 +1,9 @@
 """Instances from a restored photo and its predicted map: small regions, the merging of like ones, and their borders.
 
 Regions are Felzenszwalb & Huttenlocher's (2004) on cells of 4x4 HR pixels, one LR pixel; the map decoder says of each
-two of them how likely they are parts of one instance; average linkage joins them; joint bilateral upsampling (Kopf et
-al., 2007) lays their borders along the photo's edges.
+two of them how likely they are parts of one instance, by what both pictures show and what a network sees in the photo
+(`borders`); average linkage joins them; joint bilateral upsampling (Kopf et al., 2007) lays their borders along the
+photo's edges.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import scipy  # loads its parts when they are first used
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ..geometry import SCALE
+from .borders import see_borders
+from .pairs import COLOR_AXES, contrast, grid_edges, pair_features
 
 CELL = SCALE
 """HR pixels along a cell's side."""
@@ -23,10 +26,6 @@ LEAST_REGION = 20
 """Cells; smaller regions are joined to a neighbour. 320 HR pixels."""
 MERGE_ABOVE = 0.5
 """Mean probability of being one instance from which two groups of regions are joined: even odds."""
-COLOR_AXES = np.array([1.0, 2.0, 2.0])
-"""Weights of Oklab's axes in colour distances."""
-HISTOGRAM = 8
-"""Bins of each of Oklab's axes."""
 REACH = 2
 """Cells on every side of a pixel's own that have a say in its instance."""
 NEAR_PLACE, NEAR_COLOR = 4.0, 0.05
@@ -37,24 +36,24 @@ AT_ONCE = 4096
 """Cells whose pixels are judged together, for want of memory."""
 
 
-def segment(photo: np.ndarray, instance_map: np.ndarray, odds: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def segment(photo: np.ndarray, map_colors: np.ndarray, odds: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Instance ids of a photo.
 
     Args:
-        photo: (H, W, 3) in [0, 1], restored; sides divisible by 8.
-        instance_map: (H, W, 3) in [0, 1], as predicted.
+        photo: (H, W, 3) in [0, 1], restored; sides divisible by CELL.
+        map_colors: (H / CELL, W / CELL, 3) in [0, 1], the predicted instance map's mean colours (`cell_means`).
         odds: of being of one instance, their logarithm (...), for the features (..., F) of pairs of regions: a map
             decoder.
 
     Returns:
         (H, W) int32, 1..K.
     """
-    regions, features, areas = describe(photo, instance_map)
+    regions, features, areas = describe(photo, map_colors)
     groups = merge(scipy.special.expit(odds(features)), areas)
     return follow_edges(photo, groups[regions])
 
 
-def describe(photo: np.ndarray, instance_map: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def describe(photo: np.ndarray, map_colors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Regions of a photo and what each two of them have in common.
 
     Returns:
@@ -64,7 +63,7 @@ def describe(photo: np.ndarray, instance_map: np.ndarray) -> tuple[np.ndarray, n
     oklab, texture = _cells(to_oklab(photo))
     smooth = scipy.ndimage.gaussian_filter(oklab, (0.6, 0.6, 0)) * COLOR_AXES
     regions = find_regions(smooth)
-    features, areas = pair_features(regions, oklab, texture, smooth, _cells(instance_map)[0])
+    features, areas = pair_features(regions, oklab, texture, smooth, map_colors, see_borders(photo))
     return regions, features, areas
 
 
@@ -85,9 +84,8 @@ def find_regions(colors: np.ndarray) -> np.ndarray:
     no stronger than what either has inside, plus REGION_SCALE over its area.
     """
     height, width = colors.shape[:2]
-    edges, contrast = _grid_edges(colors)
-    count = height * width
-    grid = scipy.sparse.coo_matrix((contrast + 1e-6, edges), (count, count)).tocsr()
+    edges, count = grid_edges(height, width), height * width
+    grid = scipy.sparse.coo_matrix((contrast(edges, colors) + 1e-6, edges), (count, count)).tocsr()
     tree = scipy.sparse.csgraph.minimum_spanning_tree(grid).tocoo()
     order = np.argsort(tree.data, kind="stable")
     links = list(zip(tree.row[order].tolist(), tree.col[order].tolist(), tree.data[order].tolist(), strict=True))
@@ -112,53 +110,6 @@ def find_regions(colors: np.ndarray) -> np.ndarray:
             area[a] += area[b]
     roots = np.array([root(cell) for cell in range(count)])
     return np.unique(roots, return_inverse=True)[1].reshape(height, width)
-
-
-def pair_features(regions: np.ndarray, oklab: np.ndarray, texture: np.ndarray, smooth: np.ndarray,
-                  map_colors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What each two regions have in common.
-
-    Args:
-        regions: (h, w), numbered from 0.
-        oklab, texture: (h, w, 3) mean and deviation of the photo's colours in each cell.
-        smooth: (h, w, 3) weighted colours that the regions were found in.
-        map_colors: (h, w, 3) of the predicted instance map.
-
-    Returns:
-        (N, N, F) float32: differences of colour, texture, place, area and map colour; the contrast along the common
-        border, along the least contrasting way from one to the other, and summed along the shortest; all of these
-        distances also in units of the picture's mean. And (N,) areas.
-    """
-    count, index = int(regions.max()) + 1, regions.ravel()
-    areas = np.bincount(index, minlength=count).astype(float)
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        sums = [np.bincount(index, values[..., c].ravel(), minlength=count) for c in range(values.shape[-1])]
-        return np.stack(sums, 1) / areas[:, None]
-
-    def deviation(values: np.ndarray) -> np.ndarray:
-        return np.sqrt(np.maximum(mean(values**2) - mean(values) ** 2, 0))
-
-    places = np.moveaxis(np.indices(regions.shape), 0, -1).astype(float)
-    color, place, size = mean(oklab), mean(places), deviation(places).sum(1) + 0.6
-    spread, grain = np.log(deviation(oklab) + 0.004), np.log(mean(texture) + 0.003)
-    distance = _distances(color * COLOR_AXES)
-    border, touching, length = _borders(regions, smooth)
-    path = scipy.sparse.csgraph.dijkstra(np.where(touching, border + distance + 1e-4, 0), directed=False)
-    barrier = _least_barriers(border, touching)
-    apart, log_area = _distances(place), np.log(areas)
-    share = areas / areas.sum()
-    features = [
-        *np.moveaxis(np.abs(color[:, None] - color), 2, 0), *np.moveaxis(color[:, None] + color, 2, 0),
-        distance, np.sqrt(distance), _similar_colors(index, oklab, areas),
-        np.sqrt(path), np.sqrt(barrier), np.where(touching, np.sqrt(border), 0.3), touching,
-        length / np.sqrt(np.minimum(areas[:, None], areas)),
-        *(part for v in (spread[:, 0], spread[:, 1:].mean(1), grain[:, 0], log_area) for part in _both(v)),
-        *(np.abs(v[:, None] - v) / 40 for v in place.T), (place[:, :1] + place[:, 0]) / 100,
-        apart / 40, apart / (size[:, None] + size), _distances(mean(map_colors)),
-        *(d / (share @ d @ share + 1e-3) for d in (distance, path, barrier)),
-    ]
-    return np.stack(features, -1).astype(np.float32), areas
 
 
 def merge(probability: np.ndarray, areas: np.ndarray, above: float = MERGE_ABOVE) -> np.ndarray:
@@ -204,7 +155,7 @@ def follow_edges(photo: np.ndarray, cells: np.ndarray) -> np.ndarray:
     border = (around != cells[..., None, None]).any((2, 3))
     border &= np.bincount(cells[~border], minlength=cells.max() + 1)[cells] > 0
     margins = ((REACH, REACH), (REACH, REACH), (0, 0))
-    means = np.pad(_cells(photo)[0], margins, "edge")
+    means = np.pad(cell_means(photo), margins, "edge")
     colors = sliding_window_view(means, (side, side), (0, 1))  # (h, w, 3, side, side)
     pixels = photo.reshape(cells.shape[0], CELL, cells.shape[1], CELL, 3).swapaxes(1, 2)  # (h, w, CELL, CELL, 3)
     ids = np.broadcast_to(cells[..., None, None], pixels.shape[:4]).copy()
@@ -231,59 +182,13 @@ def _vote(pixels: np.ndarray, around: np.ndarray, colors: np.ndarray) -> np.ndar
     return candidates[each[:, None, None], votes.argmax(1)]
 
 
+def cell_means(picture: np.ndarray) -> np.ndarray:
+    """(H, W, 3) -> the mean of each cell, (H / CELL, W / CELL, 3)."""
+    return _cells(picture)[0]
+
+
 def _cells(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(H, W, 3) -> mean and deviation of each cell, (H / CELL, W / CELL, 3)."""
     height, width = (side // CELL for side in picture.shape[:2])
     cells = picture.reshape(height, CELL, width, CELL, -1)
     return cells.mean((1, 3)), cells.std((1, 3))
-
-
-def _grid_edges(colors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(2, E) cells that touch, diagonally too, and (E,) the distances of their colours."""
-    height, width = colors.shape[:2]
-    number = np.arange(height * width).reshape(height, width)
-    pairs = [(number[:, :-1], number[:, 1:]), (number[:-1], number[1:]),
-             (number[:-1, :-1], number[1:, 1:]), (number[:-1, 1:], number[1:, :-1])]
-    edges = np.concatenate([np.stack([a.ravel(), b.ravel()]) for a, b in pairs], 1)
-    flat = colors.reshape(height * width, -1)
-    return edges, np.linalg.norm(flat[edges[0]] - flat[edges[1]], axis=1)
-
-
-def _borders(regions: np.ndarray, colors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(N, N) each: mean contrast along the common border, whether there is one, and how many edges cross it."""
-    edges, contrast = _grid_edges(colors)
-    a, b = regions.ravel()[edges]
-    crossing = a != b
-    ends = np.concatenate([[a, b], [b, a]], 1)[:, np.tile(crossing, 2)]
-    shape = (int(regions.max()) + 1,) * 2
-    length = scipy.sparse.coo_matrix((np.ones(ends.shape[1]), ends), shape).toarray()
-    total = scipy.sparse.coo_matrix((np.tile(contrast[crossing], 2), ends), shape).toarray()
-    return total / np.maximum(length, 1), length > 0, length
-
-
-def _least_barriers(border: np.ndarray, touching: np.ndarray) -> np.ndarray:
-    """(N, N): of all ways from one region to another, the least of their strongest borders."""
-    if len(border) < 2:
-        return np.zeros_like(border)
-    steps = np.where(touching, border, border.max() + 1)
-    np.fill_diagonal(steps, 0)
-    squareform, hierarchy = scipy.spatial.distance.squareform, scipy.cluster.hierarchy
-    return squareform(hierarchy.cophenet(hierarchy.linkage(squareform(steps, checks=False), "single")))
-
-
-def _similar_colors(index: np.ndarray, oklab: np.ndarray, areas: np.ndarray) -> np.ndarray:
-    """(N, N): Bhattacharyya's coefficient of the regions' colour histograms."""
-    bins = np.clip(oklab * [8, 20, 20] + [0, 4, 4], 0, HISTOGRAM - 1).astype(int).reshape(-1, 3)
-    code = bins @ [HISTOGRAM**2, HISTOGRAM, 1]
-    counts = np.bincount(index * HISTOGRAM**3 + code, minlength=len(areas) * HISTOGRAM**3)
-    root = np.sqrt(counts.reshape(len(areas), -1) / areas[:, None])
-    return root @ root.T
-
-
-def _distances(points: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(points[:, None] - points, axis=-1)
-
-
-def _both(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What does not depend on the order of a pair: the difference and the sum."""
-    return np.abs(values[:, None] - values), values[:, None] + values

@@ -10,6 +10,7 @@ from instancersr.instances.regions import (
     CELL,
     LEAST_REGION,
     REACH,
+    cell_means,
     describe,
     find_regions,
     follow_edges,
@@ -43,7 +44,7 @@ def test_regions_are_the_pieces_of_a_flat_picture():
 
 def test_regions_of_a_noisy_picture_respect_borders_and_the_least_area():
     picture, ids = pieces(0.05)
-    regions, _, areas = describe(picture, picture)
+    regions, _, areas = describe(picture, cell_means(picture))
     assert areas.min() >= LEAST_REGION and areas.sum() == regions.size
     known = ids[2::4, 2::4]
     assert all(len(np.unique(known[regions == r])) == 1 for r in range(len(areas)))
@@ -51,14 +52,14 @@ def test_regions_of_a_noisy_picture_respect_borders_and_the_least_area():
 
 def test_features_do_not_depend_on_the_order_of_a_pair():
     picture, _ = pieces(0.1)
-    _, features, areas = describe(picture, picture[::-1])
+    _, features, areas = describe(picture, cell_means(picture[::-1]))
     assert features.shape == (len(areas), len(areas), MapDecoder().config.features) and len(areas) > 3
     assert np.isfinite(features).all() and np.allclose(features, features.transpose(1, 0, 2), atol=1e-4)
 
 
 def test_a_picture_without_borders_is_one_instance():
     flat = np.full((64, 64, 3), 0.5)
-    assert (segment(flat, flat, lambda pairs: np.full(pairs.shape[:-1], -9.0)) == 1).all()
+    assert (segment(flat, cell_means(flat), lambda pairs: np.full(pairs.shape[:-1], -9.0)) == 1).all()
 
 
 @pytest.mark.parametrize("above", [0.3, 0.5, 0.7])

@@ -7,8 +7,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-PAIR_FEATURES = 31
-"""Of `instancersr.instances.regions.pair_features`."""
+from instancersr.instances.pairs import PAIR_FEATURES
 
 
 class MapDecoder(ModelMixin, ConfigMixin):

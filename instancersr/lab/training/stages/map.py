@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from instancersr.instances.regions import CELL, describe
+from instancersr.instances.regions import CELL, cell_means, describe
 
 from ...method.diffusion import Denoiser, decode, encode, sample, split
 from ...method.models import MapDecoder
@@ -72,7 +72,8 @@ class MapObjective(Objective):
 
     def _pairs(self, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor]:
         """Features (P, F) of pairs of the batch's regions, and (P,) 1 where they are of one instance."""
-        drawn = [_draw_pairs(*describe(photo, instance_map), ids, generator) for photo, instance_map, ids, generator
+        drawn = [_draw_pairs(*describe(photo, cell_means(instance_map)), ids, generator)
+                 for photo, instance_map, ids, generator
                  in zip(*self._pictures(batch, draws), batch["ids"].numpy(), draws.images, strict=True)]
         features, same = zip(*drawn, strict=True)
         return torch.cat(features), torch.cat(same)
