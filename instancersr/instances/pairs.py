@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import scipy  # loads its parts when they are first used
 
@@ -59,21 +61,31 @@ def pair_features(regions: np.ndarray, oklab: np.ndarray, texture: np.ndarray, s
     path, barrier = _shortest_ways(border + distance + 1e-4, touching), _least_barriers(border, touching)
     apart, log_area = _distances(place), np.log(areas)
     share = areas / areas.sum()
-    features = [
-        *np.moveaxis(np.abs(color[:, None] - color), 2, 0), *np.moveaxis(color[:, None] + color, 2, 0),
-        distance, np.sqrt(distance), _similar_colors(index, oklab, areas),
-        np.sqrt(path), np.sqrt(barrier), np.where(touching, np.sqrt(border), 0.3), touching,
-        length / np.sqrt(np.minimum(areas[:, None], areas)),
-        *(part for v in (spread[:, 0], spread[:, 1:].mean(1), grain[:, 0], log_area) for part in _both(v)),
-        *(np.abs(v[:, None] - v) / 40 for v in place.T), (place[:, :1] + place[:, 0]) / 100,
-        apart / 40, apart / (size[:, None] + size), _distances(mean(map_colors)),
-        *(d / (share @ d @ share + 1e-3) for d in (distance, path, barrier)),
-    ]
-    for likely, embedding in zip(seen.borders, seen.embeddings, strict=True):
-        border = _borders(regions, edges, likely.ravel()[edges].max(0))[0]
-        features += [np.where(touching, border, 0.5), _least_barriers(border, touching),
-                     np.sqrt(_shortest_ways(border + 1e-3, touching)), _distances(mean(np.moveaxis(embedding, 0, -1)))]
-    return np.stack(features, -1).astype(np.float32), areas
+
+    def features() -> Iterator[np.ndarray]:
+        """One after the other, for want of memory."""
+        yield from np.moveaxis(np.abs(color[:, None] - color), 2, 0)
+        yield from np.moveaxis(color[:, None] + color, 2, 0)
+        yield from (distance, np.sqrt(distance), _similar_colors(index, oklab, areas))
+        yield from (np.sqrt(path), np.sqrt(barrier), np.where(touching, np.sqrt(border), 0.3), touching)
+        yield length / np.sqrt(np.minimum(areas[:, None], areas))
+        for values in (spread[:, 0], spread[:, 1:].mean(1), grain[:, 0], log_area):
+            yield from _both(values)
+        yield from (np.abs(v[:, None] - v) / 40 for v in place.T)
+        yield (place[:, :1] + place[:, 0]) / 100
+        yield from (apart / 40, apart / (size[:, None] + size), _distances(mean(map_colors)))
+        yield from (d / (share @ d @ share + 1e-3) for d in (distance, path, barrier))
+        for likely, embedding in zip(seen.borders, seen.embeddings, strict=True):
+            seen_border = _borders(regions, edges, likely.ravel()[edges].max(0))[0]
+            yield np.where(touching, seen_border, 0.5)
+            yield _least_barriers(seen_border, touching)
+            yield np.sqrt(_shortest_ways(seen_border + 1e-3, touching))
+            yield _distances(mean(np.moveaxis(embedding, 0, -1)))
+
+    pairs = np.empty((count, count, PAIR_FEATURES), np.float32)
+    for number, values in enumerate(features()):
+        pairs[..., number] = values
+    return pairs, areas
 
 
 def grid_edges(height: int, width: int) -> np.ndarray:

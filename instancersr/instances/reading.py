@@ -12,7 +12,7 @@ from ..tiling import IdCanvas, Tile, TileCanvas, fitted_side, plan_tiles
 from .codes import decode_id_map
 from .regions import cell_means, segment
 
-WINDOW = 192
+WINDOW = 160
 """Side of a window in LR pixels. The wider the view, the fewer objects are cut, and what is kept of pairs of regions
 grows with its fourth power."""
 WINDOW_OVERLAP = 32

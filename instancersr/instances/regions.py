@@ -32,8 +32,8 @@ NEAR_PLACE, NEAR_COLOR = 4.0, 0.05
 """Deviations of the weight of a cell's say: HR pixels, and colour distance in RGB."""
 UNLIKE = 20.0
 """Half a squared colour distance, in deviations, beyond which colours are just unlike: the place decides then."""
-AT_ONCE = 4096
-"""Cells whose pixels are judged together, for want of memory."""
+AT_ONCE, PAIRS_AT_ONCE = 4096, 2**14
+"""Cells whose pixels are judged together, and pairs of regions, for want of memory."""
 
 
 def segment(photo: np.ndarray, map_colors: np.ndarray, odds: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -49,7 +49,9 @@ def segment(photo: np.ndarray, map_colors: np.ndarray, odds: Callable[[np.ndarra
         (H, W) int32, 1..K.
     """
     regions, features, areas = describe(photo, map_colors)
-    groups = merge(scipy.special.expit(odds(features)), areas)
+    rows = max(1, PAIRS_AT_ONCE // len(areas))
+    likely = np.concatenate([odds(features[start : start + rows]) for start in range(0, len(areas), rows)])
+    groups = merge(scipy.special.expit(likely), areas)
     return follow_edges(photo, groups[regions])
 
 
@@ -74,7 +76,7 @@ def to_oklab(rgb: np.ndarray) -> np.ndarray:
                       [0.0883024619, 0.2817188376, 0.6299787005]])
     axes = np.array([[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099],
                      [0.0259040371, 0.7827717662, -0.8086757660]])
-    return np.cbrt(linear @ cones.T) @ axes.T
+    return np.cbrt(linear @ cones.T.astype(rgb.dtype)) @ axes.T.astype(rgb.dtype)
 
 
 def find_regions(colors: np.ndarray) -> np.ndarray:
