@@ -30,6 +30,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torchvision.transforms.functional import gaussian_blur
 
+from instancersr.geometry import TOKEN
 from instancersr.instances.annotations import id_map_from_annotations
 from instancersr.instances.borders import HALF, NETWORK
 from instancersr.instances.overlap import borders
@@ -44,8 +45,10 @@ KINDS = ("human", "program")
 WIDTHS = (24, 48, 96, 128, 160)
 """Channels at a cell's size, and at each half of the resolution below."""
 EMBEDDING = 12
-TOKEN, TOKEN_CELLS, COMPONENTS = 16, 4, 64
-"""HR pixels, and cells, along the side of a token of DINOv2's, and how many principal components of it are learned."""
+TOKEN_LEVEL = 1
+"""On the way up, counted from 0, the one of a token's resolution."""
+TOKEN_CELLS, COMPONENTS = TOKEN // CELL, 64
+"""Cells along the side of a token of DINOv2's, and how many principal components of it are learned."""
 PAIR_SHARE, TOKEN_SHARE = 0.5, 0.7
 """Of the losses of pairs and of tokens; that of borders has 1."""
 SIDE, BATCH, RATE, DECAY, WARM_UP = 96, 16, 2e-3, 0.05, 0.06
@@ -62,7 +65,6 @@ ZOOM, GAIN, SHIFT, TINT, NOISE = 1.5, 0.3, 0.15, 0.04, 0.012
 """How far a crop's size, contrast, brightness, colours and noise vary."""
 BLURS = (0.0, 0.0, 0.5, 0.8, 1.2, 1.6)
 """In pixels of the halved photo: what is restored is not as sharp as a photo."""
-
 SMALL = 1000
 """Numbers; smaller weights stay in single precision."""
 
@@ -107,7 +109,8 @@ class BorderNetwork(nn.Module):
         self.middle = nn.Sequential(*(_layer(WIDTHS[-1], WIDTHS[-1]) for _ in range(2)))
         self.up = nn.ModuleList(nn.Sequential(_layer(a + b, a), _layer(a, a)) for a, b in reversed(steps))
         self.head = nn.Conv2d(WIDTHS[0], len(KINDS) + EMBEDDING, 1)
-        self.tokens = nn.Sequential(_layer(WIDTHS[2], WIDTHS[2]), nn.Conv2d(WIDTHS[2], COMPONENTS, 1))
+        width = steps[::-1][TOKEN_LEVEL][0]
+        self.tokens = nn.Sequential(_layer(width, width), nn.Conv2d(width, COMPONENTS, 1))
         self.axes = nn.Parameter(torch.zeros(len(KINDS), EMBEDDING))
         self.offset = nn.Parameter(torch.ones(len(KINDS)))
 
@@ -115,13 +118,13 @@ class BorderNetwork(nn.Module):
         seen = [self.stem(photos)]
         for layer in self.down:
             seen.append(layer(seen[-1]))
-        found = self.middle(seen.pop())
+        found, levels = self.middle(seen.pop()), []
         for layer in self.up:
             skipped = seen.pop()
             found = F.interpolate(found, size=skipped.shape[2:], mode="bilinear", align_corners=False)
             found = layer(torch.cat((found, skipped), 1))
-            if found.shape[1] == WIDTHS[2]:
-                tokens = self.tokens(found).float()
+            levels.append(found)
+        tokens = self.tokens(levels[TOKEN_LEVEL]).float()
         logits, embeddings = self.head(found).float().split([len(KINDS), EMBEDDING], 1)
         return logits, embeddings[:, None] * F.softplus(self.axes)[:, :, None, None].sqrt(), tokens
 

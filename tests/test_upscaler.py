@@ -3,6 +3,7 @@
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 
 import numpy as np
 import pytest
@@ -30,16 +31,6 @@ def upscaler() -> Upscaler:
 @pytest.fixture(scope="module")
 def photo() -> np.ndarray:
     return data.astronaut()[40:72, 200:240]
-
-
-class OlderMapDecoder:
-    """An engine whose map decoder reads less of two regions than this version gives."""
-
-    def __init__(self, engine):
-        self._engine, self.pair_features = engine, 31
-
-    def __getattr__(self, name):
-        return getattr(self._engine, name)
 
 
 class Watched:
@@ -78,7 +69,8 @@ def halves(rgb: np.ndarray) -> np.ndarray:
 
 
 def test_a_map_decoder_of_an_earlier_version_is_named(upscaler, photo):
-    older = Upscaler(OlderMapDecoder(upscaler.engine), upscaler.schedule, upscaler.defaults)
+    older = Upscaler(copy(upscaler.engine), upscaler.schedule, upscaler.defaults)
+    older.engine.pair_features = 31
     with pytest.raises(ModelError, match="map_decoder reads 31 numbers of two regions, and this version gives 39"):
         older(photo, denoise=1.0)
     assert older(photo, denoise=1.0, instances=False).images

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from ..engines.onnx import SessionSettings, open_session
+from ..geometry import SCALE
 
 NETWORK = Path(__file__).with_name("borders.onnx")
 """`benchmarks/fit_borders.py` trains it and writes it with weights."""
@@ -21,7 +22,7 @@ WHOLE = 64
 
 class Seen(NamedTuple):
     """borders (K, h, w): how likely one runs through a cell, in [0, 1]. embeddings (K, E, h, w): the squared distance
-    of two cells is small where they belong together. K kinds of masks have taught it; cells are of 4x4 HR pixels.
+    of two cells is small where they belong together. K kinds of masks have taught it; cells are of one LR pixel.
     """
 
     borders: np.ndarray
@@ -29,11 +30,11 @@ class Seen(NamedTuple):
 
 
 def see_borders(photo: np.ndarray) -> Seen:
-    """What the network sees in a photo (H, W, 3) in [0, 1]; sides divisible by 4."""
+    """What the network sees in a photo (H, W, 3) in [0, 1]; sides divisible by SCALE."""
     missing = [(0, -side % WHOLE) for side in photo.shape[:2]]
     padded = np.pad(photo.astype(np.float32), (*missing, (0, 0)), mode="symmetric")
     seen = _network().run(None, {"photo": padded})
-    height, width = (side // 4 for side in photo.shape[:2])
+    height, width = (side // SCALE for side in photo.shape[:2])
     return Seen(*(values[..., :height, :width] for values in seen))
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from instancersr.instances.borders import see_borders
+from instancersr.instances.overlap import borders
 
 
 @pytest.fixture(params=[(192, 256), (180, 212), (40, 60)], ids=str)
@@ -19,9 +20,7 @@ def disc(request) -> tuple[np.ndarray, np.ndarray]:
 
 def test_borders_are_seen_where_they_are(disc):
     photo, inside = disc
-    edge = np.zeros(inside.shape, bool)
-    edge[1:] |= inside[1:] != inside[:-1]
-    edge[:, 1:] |= inside[:, 1:] != inside[:, :-1]
+    edge = borders(inside)
     far = np.ones(inside.shape, bool)
     for row, column in np.argwhere(edge):
         far[max(row - 4, 0) : row + 4, max(column - 4, 0) : column + 4] = False

@@ -6,6 +6,8 @@ import torch
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
+from instancersr.instances.borders import Seen
+from instancersr.instances.pairs import pair_features
 from instancersr.instances.regions import (
     CELL,
     LEAST_REGION,
@@ -55,6 +57,21 @@ def test_features_do_not_depend_on_the_order_of_a_pair():
     _, features, areas = describe(picture, cell_means(picture[::-1]))
     assert features.shape == (len(areas), len(areas), MapDecoder().config.features) and len(areas) > 3
     assert np.isfinite(features).all() and np.allclose(features, features.transpose(1, 0, 2), atol=1e-4)
+
+
+def test_pairs_are_described_by_the_borders_and_embeddings_that_are_seen():
+    """Three stripes of 4 columns, flat in all else: what is between them, by each kind of masks, is known."""
+    regions = np.repeat(np.tile(np.arange(3), (8, 1)), 4, 1)
+    likely, embeddings = np.zeros((2, 8, 12)), np.zeros((2, 5, 8, 12))
+    likely[:, :, 3:5], likely[:, :, 7:9] = 0.2, np.array([0.7, 0.9])[:, None, None]
+    embeddings[0, 0], embeddings[1, 3] = 3 * regions, 4 * regions
+    flat = np.zeros((8, 12, 3))
+    pairs, areas = pair_features(regions, flat, flat, flat, flat, Seen(likely, embeddings))
+    assert areas.tolist() == [32, 32, 32]
+    for kind, (second, apart) in enumerate([(0.7, 3), (0.9, 4)]):
+        near, far = (pairs[0, other, 31 + 4 * kind : 35 + 4 * kind] for other in (1, 2))
+        assert np.allclose(near, [0.2, 0.2, np.sqrt(0.201), apart], atol=1e-6)
+        assert np.allclose(far, [0.5, second, np.sqrt(0.201 + second + 0.001), 2 * apart], atol=1e-6)  # not touching
 
 
 def test_a_picture_without_borders_is_one_instance():
